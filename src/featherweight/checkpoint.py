@@ -1,0 +1,146 @@
+"""What a killed run goes on from: the student and the optimizer after an epoch, in safetensors, without pickles."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from featherweight.coding import write_atomic
+from featherweight.core.code import Code, Layout, Role
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import DataError
+from featherweight.core.scheme import Scheme
+from featherweight.core.stage import Learn, Recipe
+from featherweight.file import DTYPES, EDITS, KINDS
+
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come: ``epochs`` of stage number ``stage`` are done; 0 is before its projection."""
+
+    stage: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with one file, for one run: ``identity`` is the run's fingerprint."""
+
+    folder: Path
+    identity: str
+
+    def keep(self, position: Position, student: Compressed, optimizer: torch.optim.Optimizer | None) -> None:
+        """Write the state of the run, whole or not at all, over the one before."""
+        record, tensors = _student_record(student)
+        record |= {"identity": self.identity, "position": [position.stage, position.epochs]}
+        if optimizer is not None:
+            state = optimizer.state_dict()
+            record["groups"] = state["param_groups"]
+            for index, values in state["state"].items():
+                tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
+        # One by one: safetensors refuses tensors that share memory, as tied weights do.
+        whole = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / FILE, save(whole, {"run": json.dumps(record)}))
+
+    def restore(
+        self, student: Compressed, schemes_of: Callable[[Position], Mapping[str, Scheme]]
+    ) -> tuple[Position, dict[str, Any] | None]:
+        """Put the student where the run was left; the position, and the optimizer's state inside a stage.
+
+        The beginning where there is no checkpoint; ``DataError`` where it is another run's or damaged.
+        ``schemes_of(position)``, asked after edits are replayed, gives the schemes in force.
+        """
+        path = self.folder / FILE
+        if not path.exists():
+            return Position(0, 0), None
+        record, tensors = _read(path)
+        if record["identity"] != self.identity:
+            raise DataError(f"{path} belongs to another model or recipe; delete it, or choose another folder")
+        for name, value in record["edits"]:
+            student.edit(EDITS[name].from_json(value))
+        position = Position(*record["position"])
+        schemes = schemes_of(position)
+        codes = {name: _code(name, entry, tensors) for name, entry in record["codes"].items()}
+        student.encode(codes, {name: schemes[name] for name in codes})
+        if position.epochs:
+            student.learn({name: Learn(value) for name, value in record["learning"].items()}, record["rest"])
+        base = {name.removeprefix("base/"): value for name, value in tensors.items() if name.startswith("base/")}
+        student.resume(base)
+        return position, _optimizer_state(record, tensors)
+
+
+def checkpoint(folder: Path, model: nn.Module, recipe: Recipe) -> Checkpoint:
+    """The checkpoint of carrying out ``recipe`` on ``model``, which is known by its tensors and the recipe's settings."""
+    digest = sha256(repr(recipe).encode())
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return Checkpoint(folder, digest.hexdigest())
+
+
+def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors = {f"base/{name}": value for name, value in student.base.state_dict().items()}
+    layouts = {}
+    for name, code in student.codes.items():
+        layouts[name] = [list(code.shape), str(code.dtype).removeprefix("torch."), _layout_record(code.layout())]
+        tensors |= {f"stream/{name}/{stream.name}": stream.values for stream in code.streams()}
+        tensors |= {f"field/{name}/{path}": value for path, value in code.tensors(Role.DIRECT).items()}
+    coded = student.codes.keys()
+    return {
+        "codes": layouts,
+        "learning": {name: mode.value for name, mode in student.learning.items()},
+        "rest": any(p.requires_grad for name, p in student.base.named_parameters() if name not in coded),
+        "edits": [[edit.identifier, edit.to_json()] for edit in student.edits],
+    }, tensors
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as opened:
+            return json.loads(opened.metadata()["run"]), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); delete it to start again") from error
+
+
+def _layout_record(layout: Layout) -> list[Any]:
+    number = next(number for number, kind in KINDS.items() if kind is layout.kind)
+    return [number, list(layout.settings), [_layout_record(part) for part in layout.parts]]
+
+
+def _layout(record: list[Any]) -> Layout:
+    number, settings, parts = record
+    return Layout(KINDS[number], tuple(settings), tuple(_layout(part) for part in parts))
+
+
+def _code(name: str, entry: list[Any], tensors: dict[str, Tensor]) -> Code:
+    """The code as it was: its streams hold the stored widths, its fields what was being learned."""
+    shape, dtype, layout = entry[0], DTYPES[entry[1]], _layout(entry[2])
+
+    def take(stream: str, shape: tuple[int, ...], alphabet: int) -> Tensor:
+        return tensors[f"stream/{name}/{stream}"].reshape(shape)
+
+    code = layout.kind.from_streams(layout, tuple(shape), dtype, take)
+    prefix = f"field/{name}/"
+    return code.with_tensors({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+
+
+def _optimizer_state(record: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any] | None:
+    if "groups" not in record:
+        return None
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        kind, _, key = name.partition("/")
+        if kind == "optimizer":
+            index, _, field = key.partition("/")
+            state.setdefault(int(index), {})[field] = value
+    return {"state": state, "param_groups": record["groups"]}

@@ -1,0 +1,155 @@
+"""Block-adaptive coding: counts of what has passed predict what comes.
+
+The symbols are cut into blocks whose length grows with their position; all symbols of a block have the same weights,
+made from the counts of all blocks before it. Sequential estimation costs about ``log2(n) / 2`` bits a free parameter,
+whether the counts are sent or learnt (Krichevsky & Trofimov 1981; Rissanen 1984); learning needs no table in the file.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.coding.geometric import RATIOS, fit, geometric
+from featherweight.coding.rangecoder import RangeDecoder, RangeEncoder, Weights, bits
+from featherweight.core.errors import FormatError
+
+FIRST_BLOCK = 8
+LAST_BLOCK = 65_536
+GROWTH = 8  # a block is at most 1/8 of what has passed
+COUNT_WEIGHTS = (1, 2, 4, 8, 16, 64, 256, 1024)
+SEED_MASS = 16  # the total weight of a geometric seed, per symbol of the alphabet
+
+FLAT, SEEDED, KERNEL = 0, 1, 2
+KINDS = 8
+HALF_WIDTHS = (1, 2, 4, 8, 16)
+KERNEL_WEIGHT = 16.0
+_MIN_KERNEL_ALPHABET = 16  # below it, kernels are not tried
+_KERNEL_COUNT_WEIGHTS = (1, 3, 4)  # indices that are tried with kernels
+
+Counts = NDArray[np.int64]
+
+
+def block_lengths(count: int) -> Iterator[int]:
+    """The lengths of the blocks of ``count`` symbols."""
+    passed = 0
+    while passed < count:
+        length = min(max(FIRST_BLOCK, passed // GROWTH), LAST_BLOCK, count - passed)
+        yield length
+        passed += length
+
+
+def block_counts(values: NDArray[np.unsignedinteger], alphabet: int) -> Counts:
+    """How often each symbol occurs in each block: shape (blocks, alphabet)."""
+    rows, start = [], 0
+    for length in block_lengths(values.size):
+        rows.append(np.bincount(values[start : start + length], minlength=alphabet))
+        start += length
+    return np.array(rows, dtype=np.int64).reshape(len(rows), alphabet)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """How counts become weights.
+
+    ``count_weight`` is an index into ``COUNT_WEIGHTS``: the weight W of one count against what stands for the unseen.
+
+    - kind 0, flat: ``W n[k] + 1`` (W = 2 is the estimator of Krichevsky and Trofimov);
+    - kind 1, seeded: ``W n[k] + seed[k]``, a two-sided geometric distribution with this centre and ratio index;
+    - kinds 2 to 6, kernel: ``(2h + 1) (W n[k] + 1) + 16 (n[k-h] + ... + n[k+h])`` with half-width h = 1, 2, 4, 8, 16:
+      neighbouring symbols mean neighbouring values, so the counts of neighbours count a little (Parzen 1962).
+    """
+
+    count_weight: int
+    kind: int = FLAT
+    centre: int = 0
+    ratio: int = 0
+
+    def weights(self, counts: Counts) -> Weights:
+        """The weights after ``counts`` (shape (alphabet,), or (blocks, alphabet)); integers below 2**53."""
+        weights: Weights
+        own: Weights = counts.astype(np.float64) * COUNT_WEIGHTS[self.count_weight]
+        alphabet = counts.shape[-1]
+        if self.kind == SEEDED:
+            shape = geometric(alphabet, self.centre, self.ratio)
+            weights = own + (np.floor(shape * (SEED_MASS * alphabet / shape.sum())) + 1.0)
+        elif self.kind == FLAT:
+            weights = own + 1.0
+        else:
+            half_width = HALF_WIDTHS[self.kind - KERNEL]
+            weights = (own + 1.0) * (2.0 * half_width + 1.0) + KERNEL_WEIGHT * _window_sums(counts, half_width)
+        return weights
+
+    def description_bits(self, alphabet: int) -> float:
+        """What :meth:`encode` takes."""
+        seed = float(np.log2(alphabet * RATIOS)) if self.kind == SEEDED else 0.0
+        return float(np.log2(len(COUNT_WEIGHTS) * KINDS)) + seed
+
+    def encode(self, coder: RangeEncoder, alphabet: int) -> None:
+        """The prior as uniform symbols."""
+        coder.number(self.count_weight, len(COUNT_WEIGHTS))
+        coder.number(self.kind, KINDS)
+        if self.kind == SEEDED:
+            coder.number(self.centre, alphabet)
+            coder.number(self.ratio, RATIOS)
+
+    @staticmethod
+    def decode(coder: RangeDecoder, alphabet: int) -> "Prior":
+        """The counterpart of :meth:`encode`."""
+        count_weight = coder.number(len(COUNT_WEIGHTS))
+        kind = coder.number(KINDS)
+        if kind - KERNEL >= len(HALF_WIDTHS):
+            raise FormatError(f"an adaptive stream has a prior of kind {kind}, which this version does not have")
+        if kind == SEEDED:
+            return Prior(count_weight, kind, coder.number(alphabet), coder.number(RATIOS))
+        return Prior(count_weight, kind)
+
+
+def _window_sums(counts: Counts, half_width: int) -> Weights:
+    """Sums of the counts of the symbols at most ``half_width`` away, cut off at the alphabet's ends."""
+    alphabet = counts.shape[-1]
+    below = np.zeros((*counts.shape[:-1], alphabet + 1))
+    np.cumsum(counts, axis=-1, out=below[..., 1:])
+    symbols = np.arange(alphabet)
+    sums: Weights = (
+        below[..., np.minimum(symbols + half_width + 1, alphabet)] - below[..., np.maximum(symbols - half_width, 0)]
+    )
+    return sums
+
+
+def choose_prior(counts: Counts) -> tuple[float, Prior]:
+    """The prior with the fewest bits, description included, for blocks with these counts."""
+    alphabet = counts.shape[1]
+    before = np.cumsum(counts, axis=0) - counts
+    total = counts.sum(axis=0)
+    centre, ratio = fit(total) if total.any() else (0, 0)
+    priors = [Prior(weight) for weight in range(len(COUNT_WEIGHTS))]
+    priors += [Prior(weight, SEEDED, centre, ratio) for weight in range(len(COUNT_WEIGHTS))]
+    if alphabet >= _MIN_KERNEL_ALPHABET:
+        priors += [
+            Prior(weight, KERNEL + index) for index in range(len(HALF_WIDTHS)) for weight in _KERNEL_COUNT_WEIGHTS
+        ]
+    costs = [bits(counts, prior.weights(before)) + prior.description_bits(alphabet) for prior in priors]
+    best = int(np.argmin(costs))
+    return costs[best], priors[best]
+
+
+def encode_blocks(coder: RangeEncoder, values: NDArray[np.unsignedinteger], alphabet: int, prior: Prior) -> None:
+    """``values`` in blocks."""
+    counts, start = np.zeros(alphabet, dtype=np.int64), 0
+    for length in block_lengths(values.size):
+        block = values[start : start + length].astype(np.int32)
+        coder.categorical(block, prior.weights(counts))
+        counts += np.bincount(block, minlength=alphabet)
+        start += length
+
+
+def decode_blocks(coder: RangeDecoder, values: NDArray[np.unsignedinteger], alphabet: int, prior: Prior) -> None:
+    """Fill ``values``; the counterpart of :func:`encode_blocks`."""
+    counts, start = np.zeros(alphabet, dtype=np.int64), 0
+    for length in block_lengths(values.size):
+        block = coder.categorical(length, prior.weights(counts))
+        values[start : start + length] = block
+        counts += np.bincount(block, minlength=alphabet)
+        start += length

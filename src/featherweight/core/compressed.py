@@ -1,0 +1,251 @@
+"""The working model: a base module, and codes for some of its tensors."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from featherweight.core.code import Code, Role
+from featherweight.core.edit import Edit
+from featherweight.core.errors import SelectionError
+from featherweight.core.scheme import Scheme
+from featherweight.core.site import parameters
+from featherweight.core.stage import Learn
+from featherweight.core.task import device_of
+
+
+def assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> None:
+    """Put one parameter under all of ``names``; by attribute, since recurrent modules keep a second list of theirs."""
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, parameter)
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy with modules, buffers and hooks of its own; its parameters share the memory of the model's and are frozen.
+
+    Parameters are new objects, so that no gradient and no optimizer can reach the model's through the copy.
+    """
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, dict(shared))
+
+
+class Tap:
+    """A forward hook that sends a module's input or output through ``function``; copies along with the module."""
+
+    def __init__(self, function: nn.Module) -> None:
+        self.function = function
+
+    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> Any:
+        return self.function(output) if output is not None else (self.function(args[0]), *args[1:])
+
+
+class Compressed(nn.Module):
+    """Runs ``model`` with decoded weights; the model itself is never changed, renamed or re-classed.
+
+    At rest, decoded tensors stand in the base module as ordinary parameters: running costs what the model costs, and
+    ``torch.export``, ``torch.compile`` and ``generate`` see the user's class. Between :meth:`learn` and :meth:`settle`
+    the forward pass swaps in tensors that depend on what learns (``torch.func.functional_call``).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base = twin(model)
+        self.taps = nn.ModuleDict()
+        self.edits: tuple[Edit, ...] = ()
+        self._trainable = {first: p.requires_grad for first, _, p in parameters(model)}
+        self._names = {first: names for first, names, _ in parameters(model)}
+        self._codes: dict[str, Code] = {}
+        self._schemes: dict[str, Scheme] = {}
+        self._learning: dict[str, Learn] = {}
+        self._fields = nn.ParameterDict()
+        self.train(model.training)
+
+    @property
+    def codes(self) -> Mapping[str, Code]:
+        """Parameter name -> code, as it stands (while learning: with the learned numbers in it)."""
+        return MappingProxyType({name: self._code(name) for name in self._codes})
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """First name of every parameter -> all its names."""
+        return MappingProxyType(self._names)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.base)
+
+    @property
+    def learning(self) -> Mapping[str, Learn]:
+        """The coded parameters that learn."""
+        return MappingProxyType(self._learning)
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """The base module's parameter of this name: decoded at rest, the latent weight while one learns."""
+        return self.base.get_parameter(name)
+
+    def weight(self, name: str) -> Tensor:
+        """The tensor that the forward pass uses."""
+        if name in self._learning:
+            return self._weight(name)
+        return self.parameter(name)
+
+    def source(self, name: str) -> Tensor:
+        """What the next projection of this parameter starts from."""
+        learn = self._learning.get(name)
+        if learn is None or learn is Learn.DIRECT:
+            return self.weight(name).detach()
+        return self._schemes[name].carried(self.parameter(name).detach(), self._code(name))
+
+    def encode(self, codes: Mapping[str, Code], schemes: Mapping[str, Scheme]) -> None:
+        """Take these codes. A parameter that learns goes on learning, from its new code."""
+        for name, code in codes.items():
+            if name not in self._names:
+                raise SelectionError(f"the model has no parameter {name!r} (tied weights go by their first name)")
+            learn = self._learning.get(name)
+            carried = self.source(name).clone() if learn in (Learn.LATENT, Learn.BOTH) else None
+            self._codes[name], self._schemes[name] = code, schemes[name]
+            if carried is not None:
+                self.parameter(name).data.copy_(carried)
+            if learn is None:
+                self._place(name, code.decode().detach())
+            else:
+                self._open(name, learn)
+
+    def learnable(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What an optimizer takes while learning: the codes' own numbers, and all other parameters."""
+        fields = {id(p) for p in self._fields.values()}
+        learning = [p for p in self.parameters() if p.requires_grad]
+        return [p for p in learning if id(p) in fields], [p for p in learning if id(p) not in fields]
+
+    def learn(self, sites: Mapping[str, Learn], rest: bool = True) -> None:
+        """Start learning at ``sites`` (coded parameters) and, with ``rest``, in every parameter without a code.
+
+        What learns is cloned first. A parameter that the user froze stays frozen.
+        """
+        for name, mode in sites.items():
+            if name not in self._codes:
+                raise SelectionError(f"{name!r} has no code yet; project it before it learns")
+            self._learning[name] = mode
+            if mode is not Learn.DIRECT:
+                self._place(name, self.parameter(name).detach().clone(), trainable=True)
+            self._open(name, mode)
+        if rest:
+            for name in self._names.keys() - self._codes.keys():
+                self._place(name, self.parameter(name).detach().clone(), trainable=self._trainable[name])
+
+    def resume(self, state: Mapping[str, Tensor]) -> None:
+        """Give the base module these tensors by the names of its state; what learns goes on learning from them."""
+        buffers = dict(self.base.named_buffers())
+        for name, tensor in state.items():
+            if name in buffers:
+                buffers[name].copy_(tensor)
+            elif name in self._names:
+                before = self.parameter(name)
+                self._place(name, tensor.to(before.device), trainable=before.requires_grad)
+
+    def settle(self) -> None:
+        """Stop learning: round what was learned to its stored width and put decoded weights into the base module."""
+        for name in tuple(self._learning):
+            self._codes[name] = self._settled(name)
+        self._learning.clear()
+        self._fields.clear()
+        for name in self._names:
+            code = self._codes.get(name)
+            self._place(name, self.parameter(name).detach() if code is None else code.decode().detach())
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._learning:
+            return self.base(*args, **kwargs)
+        return functional_call(self.base, self._swapped(), args, kwargs)
+
+    @contextmanager
+    def decoded(self) -> Iterator[nn.Module]:
+        """The base module with decoded weights in place, for entry points other than ``forward`` (``generate``).
+
+        While learning, gradients flow to what learns; the weights are swapped back on leaving.
+        """
+        before = {name: self.parameter(name) for name in self._learning}
+        try:
+            for name, tensor in self._swapped().items():
+                self._swap(name, tensor)
+            yield self.base
+        finally:
+            for name, parameter in before.items():
+                self._swap(name, parameter)
+
+    def tap(self, module: str, function: nn.Module, output: bool = False) -> None:
+        """Send the first input (or the output) of the module called ``module`` through ``function``, which may learn."""
+        key = f"{module}:{'output' if output else 'input'}".replace(".", "/")
+        owner = self.base.get_submodule(module)
+        self.taps[key] = function
+        if output:
+            owner.register_forward_hook(Tap(function))
+        else:
+            owner.register_forward_pre_hook(Tap(function))
+
+    def edit(self, edit: Edit) -> None:
+        """Change the structure of the base module; codes of changed tensors must be projected again, and are dropped."""
+        edit.apply(self.base)
+        self.edits += (edit,)
+        for name, code in tuple(self._codes.items()):
+            if tuple(self.parameter(name).shape) != code.shape:
+                del self._codes[name], self._schemes[name]
+
+    def finished(self) -> nn.Module:
+        """A plain module of the user's class with decoded weights: nothing is shared, and it trains where it did."""
+        model = copy.deepcopy(self.base)
+        for first, _, parameter in parameters(model):
+            parameter.requires_grad_(self._trainable[first])
+        return model
+
+    def _key(self, name: str, path: str) -> str:
+        return f"{name}:{path}".replace(".", "/")
+
+    def _open(self, name: str, mode: Learn) -> None:
+        """Make Parameters of a code's direct fields, where they learn."""
+        prefix = self._key(name, "")
+        for key in [key for key in self._fields if key.startswith(prefix)]:
+            del self._fields[key]
+        if mode is not Learn.LATENT:
+            for path, tensor in self._codes[name].tensors(Role.DIRECT).items():
+                self._fields[self._key(name, path)] = nn.Parameter(tensor.detach().clone())
+
+    def _code(self, name: str) -> Code:
+        code = self._codes[name]
+        keys = {path: self._key(name, path) for path in code.tensors(Role.DIRECT)}
+        learned = {path: self._fields[key] for path, key in keys.items() if key in self._fields}
+        return code.with_tensors(learned) if learned else code
+
+    def _weight(self, name: str) -> Tensor:
+        if self._learning[name] is Learn.DIRECT:
+            return self._code(name).decode()
+        return self._schemes[name].through(self.parameter(name), self._code(name))
+
+    def _settled(self, name: str) -> Code:
+        code = self._code(name).map(torch.detach).stored()
+        if self._learning[name] is Learn.DIRECT:
+            return code
+        return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
+
+    def _swapped(self) -> dict[str, Tensor]:
+        return {name: self._weight(name) for name in self._learning}
+
+    def _place(self, name: str, tensor: Tensor, trainable: bool = False) -> None:
+        assign(self.base, self._names[name], nn.Parameter(tensor, requires_grad=trainable))
+
+    def _swap(self, name: str, tensor: Tensor) -> None:
+        """Put any tensor where a Parameter stands, past ``nn.Module``'s check."""
+        for each in self._names[name]:
+            owner, _, leaf = each.rpartition(".")
+            module = self.base.get_submodule(owner)
+            module._parameters[leaf] = tensor  # type: ignore[assignment]
+            if isinstance(module, nn.RNNBase):
+                module._flat_weights[module._flat_weights_names.index(leaf)] = tensor
+
+

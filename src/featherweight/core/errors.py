@@ -1,0 +1,60 @@
+"""Everything that Featherweight raises on purpose.
+
+::
+
+    FeatherweightError
+    ├── SelectionError    a name pattern that matches nothing, an unknown paper or task
+    ├── SchemeError       a tensor that a scheme cannot take, a setting out of range
+    ├── NoEffectError     a stage that changed nothing
+    ├── BudgetError       limits that cannot be met
+    ├── TaskError         a task file or task record that cannot be used
+    ├── DataError         data that is absent or damaged
+    └── FormatError       a file that is not a whole, valid ``.fwt`` file
+
+Every message names the thing and says what to do next. A low layer states the fact; the outer layer adds the tensor's
+name and the stage with :func:`naming`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class FeatherweightError(Exception):
+    """The root: catch this to catch all of ours."""
+
+
+class SelectionError(FeatherweightError):
+    """A selection by name is empty or names something unknown."""
+
+
+class SchemeError(FeatherweightError):
+    """A scheme cannot take this tensor, or its settings are out of range."""
+
+
+class NoEffectError(FeatherweightError):
+    """A stage ran and left every selected tensor as it was."""
+
+
+class BudgetError(FeatherweightError):
+    """The limits cannot be met; the message carries the nearest point that was reached."""
+
+
+class TaskError(FeatherweightError):
+    """A task's file or record cannot be used."""
+
+
+class DataError(FeatherweightError):
+    """Data is absent or damaged; the message says where it was looked for and how to get it."""
+
+
+class FormatError(FeatherweightError):
+    """The bytes are not a whole, valid ``.fwt`` file for this model."""
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Put ``what`` in front of any of our errors raised inside, keeping its class."""
+    try:
+        yield
+    except FeatherweightError as error:
+        raise type(error)(f"{what}: {error}") from error

@@ -1,0 +1,248 @@
+"""Recipes as data: stages of sites × scheme × metric × schedule × objective × training."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.core.code import Code
+from featherweight.core.edit import Edit
+from featherweight.core.errors import SelectionError
+from featherweight.core.metric import EUCLIDEAN, Metric
+from featherweight.core.scheme import Scheme
+from featherweight.core.site import WEIGHTS, Sites
+from featherweight.core.task import Task
+
+if TYPE_CHECKING:
+    from featherweight.core.compressed import Compressed
+
+
+class Learn(Enum):
+    """What learns at a stage's sites; all other parameters learn too, unless the stage says otherwise."""
+
+    DIRECT = "direct"  # the code's own real numbers: survivors, centroids, scales
+    LATENT = "latent"  # the dense weight, seen through the scheme at every step
+    BOTH = "both"  # a dense weight and the code's real numbers: learned steps
+
+
+class Schedule(ABC):
+    """Step -> target: when a stage projects, and how far."""
+
+    @abstractmethod
+    def targets(self, steps: int) -> dict[int, float]:
+        """Training step -> share of the scheme's full effect, for a training of ``steps`` steps. The last is 1."""
+
+
+@dataclass(frozen=True)
+class OneShot(Schedule):
+    """Project once, before the first step."""
+
+    def targets(self, steps: int) -> dict[int, float]:
+        return {0: 1.0}
+
+
+@dataclass(frozen=True)
+class Iterative(Schedule):
+    """``rounds`` equal parts of the training, each begun by a projection to ``1 − (1 − k/n)^power`` of the effect.
+
+    Power 1 takes equal amounts off the whole each round (Han et al. 2015 prune and retrain in rounds).
+    """
+
+    rounds: int
+    power: float = 1.0
+
+    def targets(self, steps: int) -> dict[int, float]:
+        if steps < self.rounds:
+            return {0: 1.0}
+        return {k * steps // self.rounds: 1 - (1 - (k + 1) / self.rounds) ** self.power for k in range(self.rounds)}
+
+
+@dataclass(frozen=True)
+class Cubic(Schedule):
+    """``s_t = s_f + (s_i − s_f)(1 − t)³`` (Zhu and Gupta 2017, arXiv 1710.01878, equation 1), in shares of ``s_f``.
+
+    ``every`` steps from ``begin`` to ``end`` (shares of the training); ``initial`` is ``s_i / s_f``.
+    """
+
+    every: int = 100
+    begin: float = 0.0
+    end: float = 0.7
+    initial: float = 0.0
+
+    def targets(self, steps: int) -> dict[int, float]:
+        first, last = int(self.begin * steps), int(self.end * steps)
+        if last <= first:
+            return {0: 1.0}
+        at = [*range(first, last, self.every), last]
+        cubic = {step: 1 - (1 - self.initial) * (1 - (step - first) / (last - first)) ** 3 for step in at}
+        return {step: target for step, target in cubic.items() if target > 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """One training step as an objective's term sees it."""
+
+    outputs: Any
+    batch: Any
+    teacher: Any  # the teacher's outputs; None where no term needs them
+    student: nn.Module
+    loss: Callable[[Any, Any], Tensor]  # the task's own loss
+
+
+@dataclass(frozen=True)
+class Term(ABC):
+    """A pure loss term; ``weight`` multiplies it."""
+
+    weight: float = 1.0
+
+    @property
+    def needs_teacher(self) -> bool:
+        return False
+
+    @abstractmethod
+    def __call__(self, tap: Tap) -> Tensor:
+        """A scalar."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The sum of its terms."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def needs_teacher(self) -> bool:
+        return any(term.needs_teacher for term in self.terms)
+
+    def __call__(self, tap: Tap) -> Tensor:
+        losses = [term.weight * term(tap) for term in self.terms]
+        return torch.stack(losses).sum()
+
+
+def adam(parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+def sgd(parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+    """Momentum 0.9, Nesterov."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a stage learns: passes over the training data, learning rate (cosine to ``final`` of it), optimizer, seed.
+
+    ``code_lr`` multiplies the rate of the codes' own numbers (centroids, scales); ``clip`` bounds the gradient's norm.
+    """
+
+    epochs: int
+    lr: float = 1e-3
+    optimizer: Callable[[Iterable[Any], float], torch.optim.Optimizer] = adam
+    code_lr: float = 1.0
+    final: float = 0.01
+    warmup: float = 0.0
+    clip: float | None = None
+    seed: int = 0
+
+
+class MetricRule(ABC):
+    """How a stage's metric is measured, from the student as it stands and the task's calibration data."""
+
+    @abstractmethod
+    def measure(self, student: "Compressed", names: Sequence[str], task: Task) -> dict[str, Metric]:
+        """The metric of each named parameter."""
+
+
+@dataclass(frozen=True)
+class MagnitudeRule(MetricRule):
+    """The Euclidean metric: needs no data."""
+
+    def measure(self, student: "Compressed", names: Sequence[str], task: Task) -> dict[str, Metric]:
+        return dict.fromkeys(names, EUCLIDEAN)
+
+
+class EditRule(ABC):
+    """How a stage decides on changes of structure, before it projects anything."""
+
+    @abstractmethod
+    def decide(self, student: "Compressed", task: Task) -> Sequence[Edit]:
+        """Edits for the student's base module; the student is not changed."""
+
+
+class Projector(ABC):
+    """Projects where a scheme's own projection does not: a solver for the full metric."""
+
+    @abstractmethod
+    def project(self, scheme: Scheme, w: Tensor, metric: Metric) -> Code:
+        """The code of ``scheme`` that is best for ``w`` in ``metric``."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Edit the structure, project the sites onto their schemes, following the schedule, and learn in between.
+
+    ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
+    only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the
+    schemes' own projection at schedule targets; parameters are then projected one after the other, each measured with
+    the ones before it already compressed.
+    """
+
+    name: str
+    schemes: Mapping[str | Sites, Scheme] = field(default_factory=dict)
+    metric: MetricRule = MagnitudeRule()
+    projector: Projector | None = None
+    edit: EditRule | None = None
+    schedule: Schedule = OneShot()
+    learn: Learn = Learn.DIRECT
+    training: Training | None = None
+    objective: Objective | None = None
+    train_rest: bool = True
+
+    def rules(self) -> list[tuple[Sites, Scheme]]:
+        return [(s if isinstance(s, Sites) else Sites((s,)), scheme) for s, scheme in self.schemes.items()]
+
+
+def everywhere(name: str, scheme: Scheme, **settings: Any) -> Stage:
+    """A stage with one scheme on all weights."""
+    return Stage(name, {WEIGHTS: scheme}, **settings)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where a method was published."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str | None = None
+    url: str | None = None
+
+    def __str__(self) -> str:
+        where = f"arXiv {self.arxiv}" if self.arxiv else self.url or ""
+        return f"{self.authors} ({self.year}), {self.title}. {where}".strip()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A list of stages with where it comes from. A paper is a recipe and adds no class."""
+
+    name: str
+    stages: tuple[Stage, ...]
+    reference: Reference | None = None
+    deviations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise SelectionError(f"recipe {self.name!r} has no stage")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits. ``size`` in bytes of the saved file; ``drop`` in the task's own unit, measured on the selection data."""
+
+    size: int | None = None
+    drop: float | None = None

@@ -1,0 +1,166 @@
+"""A task: all that compression needs to know about a model and its data."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.core.errors import TaskError
+
+Batch = Any
+"""``(inputs, targets)``, a mapping of keyword arguments, or one tensor of inputs."""
+
+Data = Iterable[Batch]
+"""Batches that can be iterated again and again: a ``DataLoader``, a list, :class:`featherweight.tasks.data.Tensors`."""
+
+
+def call(model: Callable[..., Any], batch: Batch) -> Any:
+    """Run the model on a batch: a mapping gives keyword arguments, a pair gives its first part, a tensor itself."""
+    if isinstance(batch, dict):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(batch[0])
+    return model(batch)
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with every tensor in it on ``device``."""
+    match batch:
+        case Tensor():
+            return batch.to(device, non_blocking=True)
+        case dict():
+            return {key: moved(value, device) for key, value in batch.items()}
+        case tuple() | list():
+            return type(batch)(moved(value, device) for value in batch)
+        case _:
+            return batch
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first tensor lies; the CPU for a model without one."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example input of the model: what ``model(*args, **kwargs)`` takes. A law: it holds a batch of size one or more."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, model: Callable[..., Any]) -> Any:
+        return model(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How good outputs are: one score a sample, and what the mean of the scores is called.
+
+    ``score(outputs, batch) -> Tensor[n]`` keeps samples apart, so that two models can be compared sample by sample.
+    ``value(mean)`` turns the mean score into the figure that people quote (percent right: ``100 * mean``).
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    score: Callable[[Any, Batch], Tensor]
+    value: Callable[[float], float] = float
+
+    def drop(self, before: float, after: float) -> float:
+        """The loss of quality, in the task's own unit; positive is worse."""
+        return before - after if self.higher_is_better else after - before
+
+
+def top1(outputs: Tensor, batch: Batch) -> Tensor:
+    """1.0 where the largest logit is the target's. Ties and NaN count as wrong for all but the first index."""
+    return (outputs.argmax(dim=1) == batch[1]).float()
+
+
+def percent(mean: float) -> float:
+    return 100.0 * mean
+
+
+ACCURACY = Quality("accuracy", "%", True, top1, percent)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Model, data, loss and quality.
+
+    name          what files and reports call it
+    architecture  builds the module of the right class and shapes, in any state: files load onto it; needs no data
+    model         the trained module that is to be compressed
+    example       an example input
+    evaluation    the data of the report; nothing is chosen on it
+    selection     held-out data that the model has not seen: choices are made on it
+    train         training data; ``None`` allows only what needs no training
+    calibration   inputs for metrics and ranges; ``None`` takes ``train``
+    loss          ``loss(outputs, batch) -> scalar``
+    unseen        whether the model has never seen ``evaluation``; where it has, reports warn
+    number        identifies a built-in task in a file; ``None`` for a user's
+    source        where a user's task came from, ``file.py:function``
+
+    Data are given as functions without arguments, so that a task is cheap to build and data is read when it is used.
+    """
+
+    name: str
+    architecture: Callable[[], nn.Module]
+    model: Callable[[], nn.Module]
+    example: Callable[[], Example]
+    evaluation: Callable[[], Data] | None = None
+    selection: Callable[[], Data] | None = None
+    train: Callable[[], Data] | None = None
+    calibration: Callable[[], Data] | None = None
+    loss: Callable[[Any, Batch], Tensor] | None = None
+    quality: Quality = ACCURACY
+    unseen: bool = True
+    number: int | None = None
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("architecture", "model", "example"):
+            if not callable(getattr(self, name)):
+                raise TaskError(f"task {self.name!r}: `{name}` must be a function without arguments that builds it")
+        if self.train is not None and self.loss is None:
+            raise TaskError(f"task {self.name!r} has training data but no `loss`; give loss(outputs, batch) -> scalar")
+
+    def calibration_data(self) -> Data:
+        source = self.calibration or self.train
+        if source is None:
+            raise TaskError(f"task {self.name!r} has neither calibration nor training data; give one of them")
+        return source()
+
+
+@torch.no_grad()
+def scores(model: nn.Module, data: Data, quality: Quality) -> Tensor:
+    """One score a sample, in the order of ``data``; the model's training mode is put back afterwards."""
+    device, parts = device_of(model), []
+    with evaluating(model):
+        for batch in data:
+            there = moved(batch, device)
+            parts.append(quality.score(call(model, there), there).detach().cpu())
+    if not parts:
+        raise TaskError("the data holds no batch, so there is nothing to measure")
+    return torch.cat(parts)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, every module put back to its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def measure(model: nn.Module, data: Data, quality: Quality) -> float:
+    """The model's quality on ``data``, in the task's own unit."""
+    return quality.value(scores(model, data, quality).double().mean().item())

@@ -1,0 +1,381 @@
+"""The ``.fwt`` file: saving and loading. ``docs/format.md`` is its specification."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import prod
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
+from featherweight.core.code import Code, Layout
+from featherweight.core.compressed import Compressed
+from featherweight.core.edit import Edit
+from featherweight.core.errors import FeatherweightError, FormatError, naming
+from featherweight.core.site import parameters
+from featherweight.schemes.codebook import CodebookCode
+from featherweight.schemes.floats import Exact, Float, Floats, Width
+from featherweight.schemes.sparse import SparseCode
+from featherweight.schemes.uniform import UniformCode
+
+KINDS: dict[int, type[Code]] = {
+    0: Floats,
+    1: Exact,
+    2: SparseCode,
+    3: UniformCode,
+    4: CodebookCode,
+}
+"""Number in a file -> class. A number is never given to another class."""
+
+EDITS: dict[str, type[Edit]] = {}
+"""Name in a file -> class of a structural edit."""
+
+BUILT_IN, USERS = 0, 1
+DEPTH, SETTINGS, PARTS = 6, 8, 4
+"""Limits of a layout: nesting, integers and parts a code."""
+
+DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float32, torch.float16, torch.bfloat16, torch.float64,
+        torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What was measured before saving, as sums of the task's scores over ``samples`` evaluation samples.
+
+    ``lost`` counts the samples on which the parent scores higher than the model, ``won`` the reverse; for accuracy
+    these are the discordant pairs of McNemar's test.
+    """
+
+    samples: int
+    total: float
+    parent: float
+    lost: int
+
+    @property
+    def won(self) -> int:
+        """For scores of 0 and 1: samples that the parent got wrong and the model right."""
+        return round(self.total - self.parent) + self.lost
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor of a model's state: its first name, shape and type, and its other names where it is tied."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says besides its codes. ``slots`` is empty for a built-in task, whose architecture names them."""
+
+    number: int | None = None
+    claims: Claims | None = None
+    slots: tuple[Slot, ...] = ()
+    task: str | None = None
+    recipe: str = ""
+    edits: tuple[Edit, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "Header":
+        """Read the JSON of a user's file; ``FormatError`` for anything that :func:`encode` does not write."""
+        try:
+            record = json.loads(text)
+            return cls(
+                number=_optional(record, "number", int),
+                claims=Claims(*_claims_record(record["claims"])) if "claims" in record else None,
+                slots=tuple(_slot(*each) for each in record["tensors"]),
+                task=_optional(record, "task", str),
+                recipe=_optional(record, "recipe", str) or "",
+                edits=tuple(EDITS[name].from_json(value) for name, value in record.get("edits", [])),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError) as error:
+            raise FormatError(f"the header is not one that Featherweight writes ({type(error).__name__}: {error})") from error
+
+
+def _optional(record: Any, key: str, kind: type) -> Any:
+    value = record.get(key)
+    if value is not None and type(value) is not kind:
+        raise TypeError(f"{key} is {type(value).__name__}")
+    return value
+
+
+def _claims_record(values: Any) -> tuple[int, float, float, int]:
+    samples, total, parent, lost = values
+    if type(samples) is not int or type(lost) is not int or not 0 <= lost <= samples:
+        raise ValueError("claims that do not count")
+    return samples, float(total), float(parent), lost
+
+
+def _slot(name: Any, shape: Any, dtype: Any, *also: Any) -> Slot:
+    if not all(type(text) is str for text in (name, dtype, *also)):
+        raise TypeError("a tensor's name is no text")
+    if not all(type(size) is int and 0 <= size < 2**48 for size in shape) or len(shape) > 16:
+        raise ValueError(f"{name} has shape {shape}")
+    return Slot(name, tuple(shape), DTYPES[dtype], also)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file as read: its header, and a code for every tensor of the model's state."""
+
+    codes: dict[str, Code]
+    slots: tuple[Slot, ...]
+    header: Header
+    overhead: int  # bytes of envelope and header
+    size: int  # bytes of the file
+
+
+def slots(model: nn.Module) -> tuple[Slot, ...]:
+    """Every tensor of the model's state, tied parameters once. Raises ``FormatError`` for what a file cannot hold."""
+    tied = {first: names[1:] for first, names, _ in parameters(model)}
+    repeated = {name for names in tied.values() for name in names}
+    found = []
+    for name, value in model.state_dict().items():
+        if name in repeated:
+            continue
+        if not isinstance(value, Tensor) or str(value.dtype).removeprefix("torch.") not in DTYPES:
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise FormatError(f"{name!r} of the model's state is {kind}, which a .fwt file cannot hold; remove it first")
+        found.append(Slot(name, tuple(value.shape), value.dtype, tied.get(name, ())))
+    return tuple(found)
+
+
+def state_codes(student: Compressed) -> dict[str, Code]:
+    """A code for every tensor of the state: the student's, and for the others one that loses nothing."""
+    state = student.base.state_dict()
+    codes: dict[str, Code] = {}
+    for slot in slots(student.base):
+        value = state[slot.name].detach().cpu()
+        if slot.name in student.codes:
+            codes[slot.name] = student.codes[slot.name].map(lambda tensor: tensor.detach().cpu())
+        elif value.is_floating_point():
+            codes[slot.name] = Floats.holding(value, Width.of(value.dtype))
+        else:
+            codes[slot.name] = Exact(slot.shape, slot.dtype, value)
+    return codes
+
+
+def encode(
+    student: Compressed,
+    *,
+    number: int | None = None,
+    claims: Claims | None = None,
+    task: str | None = None,
+    recipe: str = "",
+) -> bytes:
+    """The bytes of a file. With a built-in task's ``number``, names and shapes are left to its architecture."""
+    if student.learning:
+        raise FormatError("the model is still learning; settle it before saving")
+    if student.taps:
+        raise FormatError("activation quantizers cannot be stored in this version of the format; export the model instead")
+    codes = state_codes(student)
+    writer = Writer()
+    if number is not None and not student.edits:
+        writer.unsigned(BUILT_IN)
+        writer.unsigned(number)
+        _write_claims(writer, claims)
+    else:
+        writer.unsigned(USERS)
+        writer.text(_header(student, number, claims, task, recipe))
+    return seal(writer.finish() + _encode_codes(codes))
+
+
+def _write_claims(writer: Writer, claims: Claims | None) -> None:
+    """For built-in tasks, whose scores are 0 or 1: four integers; no samples where nothing was measured."""
+    if claims is None:
+        writer.unsigned(0)
+        return
+    for value in (claims.samples, round(claims.total), round(claims.parent), claims.lost):
+        writer.unsigned(value)
+
+
+def _read_claims(reader: Reader) -> Claims | None:
+    samples = reader.unsigned()
+    if samples == 0:
+        return None
+    total, parent, lost = reader.unsigned(), reader.unsigned(), reader.unsigned()
+    if max(total, parent, lost) > samples:
+        raise FormatError(f"the claims count {max(total, parent, lost)} of {samples} samples")
+    return Claims(samples, total, parent, lost)
+
+
+def _header(student: Compressed, number: int | None, claims: Claims | None, task: str | None, recipe: str) -> str:
+    record: dict[str, Any] = {
+        "tensors": [
+            [slot.name, list(slot.shape), str(slot.dtype).removeprefix("torch."), *slot.also]
+            for slot in slots(student.base)
+        ]
+    }
+    if number is not None:
+        record["number"] = number
+    if task is not None:
+        record["task"] = task
+    if claims is not None:
+        record["claims"] = [claims.samples, claims.total, claims.parent, claims.lost]
+    if recipe:
+        record["recipe"] = recipe
+    if student.edits:
+        record["edits"] = [[edit.identifier, edit.to_json()] for edit in student.edits]
+    return json.dumps(record, separators=(",", ":"), sort_keys=True)
+
+
+def _encode_codes(codes: Mapping[str, Code]) -> bytes:
+    """Layouts as a palette and one index a tensor, then all streams, in one coder."""
+    encoder = Encoder()
+    layouts = [code.layout() for code in codes.values()]
+    palette = list(dict.fromkeys(layouts))
+    encoder.put_number(len(palette))
+    for layout in palette:
+        _put_layout(encoder, layout)
+    encoder.put(np.array([palette.index(layout) for layout in layouts], dtype=np.int64), max(len(palette), 1))
+    for code in codes.values():
+        for stream in code.streams():
+            encoder.put(_array(stream.values), stream.alphabet)
+    return encoder.finish()
+
+
+def _array(values: Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    return values.detach().cpu().contiguous().numpy()
+
+
+def _put_layout(encoder: Encoder, layout: Layout) -> None:
+    encoder.put_number(next(number for number, kind in KINDS.items() if kind is layout.kind))
+    encoder.put_number(len(layout.settings))
+    for value in layout.settings:
+        encoder.put_number(value)
+    encoder.put_number(len(layout.parts))
+    for part in layout.parts:
+        _put_layout(encoder, part)
+
+
+def _take_layout(decoder: Decoder, depth: int = 0) -> Layout:
+    kind = KINDS.get(decoder.take_number())
+    if kind is None:
+        raise FormatError("the file holds a code of an unknown kind; a newer version may know it")
+    settings = tuple(decoder.take_number() for _ in range(_at_most(decoder.take_number(), SETTINGS)))
+    if depth == DEPTH:
+        raise FormatError(f"codes are nested more than {DEPTH} deep")
+    parts = tuple(_take_layout(decoder, depth + 1) for _ in range(_at_most(decoder.take_number(), PARTS)))
+    return Layout(kind, settings, parts)
+
+
+def _at_most(value: int, limit: int) -> int:
+    if value > limit:
+        raise FormatError(f"a count of {value} is over the limit of {limit}")
+    return value
+
+
+def _decode_codes(data: bytes, expected: Sequence[Slot]) -> dict[str, Code]:
+    decoder = Decoder(data)
+    size = _at_most(decoder.take_number(), len(expected))
+    palette = [_take_layout(decoder) for _ in range(size)]
+    if not palette and expected:
+        raise FormatError("the file holds no codes")
+    chosen = decoder.take((len(expected),), max(size, 1))
+    codes: dict[str, Code] = {}
+
+    def take(name: str, shape: tuple[int, ...], alphabet: int) -> Tensor:
+        values = decoder.take(shape, alphabet)
+        return torch.from_numpy(values.astype(np.uint8 if alphabet <= 256 else np.int64, copy=False))
+
+    for slot, index in zip(expected, chosen.tolist(), strict=True):
+        layout = palette[index]
+        with naming(slot.name):
+            codes[slot.name] = layout.kind.from_streams(layout, slot.shape, slot.dtype, take)
+    decoder.finish()
+    return codes
+
+
+def decode(data: bytes, model: nn.Module | None, *, max_bytes: int = 1 << 30) -> Contents:
+    """Read a file's bytes for ``model``, of which only names, shapes and types matter.
+
+    Without a model the file must name its tensors itself, and they may take ``max_bytes`` decoded. Memory is bounded
+    by a small multiple of the model's, or of ``max_bytes``. Any malformed file raises ``FormatError``; a file never
+    causes an import.
+    """
+    body = open_sealed(data)
+    reader = Reader(body)
+    kind = reader.unsigned()
+    if kind == BUILT_IN:
+        number, claims = reader.unsigned(), _read_claims(reader)
+        if model is None:
+            raise FormatError(f"the file is of built-in task {number}: give that task's architecture to read it")
+        expected, header = slots(model), Header(number=number, claims=claims)
+    elif kind == USERS:
+        header = Header.parse(reader.text())
+        expected = _checked(header, model, max_bytes)
+    else:
+        raise FormatError(f"a header of kind {kind} is unknown; a newer version may know it")
+    start = len(body) - reader.remaining
+    codes = _decode_codes(body[start:], expected)
+    return Contents(codes, expected, header, len(data) - reader.remaining, len(data))
+
+
+def _checked(header: "Header", model: nn.Module | None, max_bytes: int) -> tuple[Slot, ...]:
+    """The file's own tensors, held against the model's where there is one, else against ``max_bytes``."""
+    if model is not None:
+        edited = model
+        if header.edits:
+            edited = Compressed(model).base
+            for edit in header.edits:
+                edit.apply(edited)
+        for theirs, ours in zip_longest(header.slots, slots(edited)):
+            if theirs != ours:
+                raise FormatError(f"the file is for another model: it holds {theirs}, the model has {ours}")
+        return header.slots
+    size = sum(prod(slot.shape) * slot.dtype.itemsize for slot in header.slots)
+    if size > max_bytes:
+        raise FormatError(f"the file's tensors take {size} bytes, over the limit of {max_bytes}; raise max_bytes "
+                          "(--max-bytes) if the file is yours")
+    return header.slots
+
+
+def load(data: bytes, model: nn.Module, *, max_bytes: int = 1 << 30) -> tuple[Compressed, Contents]:
+    """Put a file's tensors onto a model of the class that it was saved from. ``model`` itself stays as it is."""
+    contents = decode(data, model, max_bytes=max_bytes)
+    student = Compressed(model)
+    for edit in contents.header.edits:
+        student.edit(edit)
+    state = dict(student.base.named_buffers())
+    for slot in contents.slots:
+        code = contents.codes[slot.name].map(lambda tensor: tensor.to(student.device))
+        if slot.name in state:
+            state[slot.name].copy_(code.decode())
+        else:
+            student.encode({slot.name: code}, {slot.name: Float()})
+    return student.eval(), contents
+
+
+def read(path: str | PathLike[str]) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def save(path: str | PathLike[str], data: bytes) -> int:
+    """Write the file whole or not at all; its size in bytes."""
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise FeatherweightError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+    return len(data)
+
+
+def stream_bits(code: Code) -> dict[str, float]:
+    """Bits that each stream of a code takes in a file, by the model that the coder would choose."""
+    return {stream.name: cost(_array(stream.values), stream.alphabet) for stream in code.streams()}

@@ -1,0 +1,102 @@
+"""Diagonal metrics: how much the outputs or the loss mind an error in each weight."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import TaskError
+from featherweight.core.metric import Diagonal, Metric
+from featherweight.core.stage import MetricRule
+from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.training.loop import seeded
+
+
+@dataclass(frozen=True)
+class Fisher(MetricRule):
+    """The empirical Fisher information's diagonal, from labels: ``d = mean over batches of n (∂L/∂w)²``.
+
+    ``L`` is the mean loss over a batch of ``n`` samples, so ``n`` times its squared gradient estimates the mean of the
+    samples' squared gradients where they are independent and of mean zero (Amari 1998; used for pruning by Theis et
+    al. 2018, arXiv 1801.05787). ``d (Δw)² / 2`` then approximates the rise of the loss per sample.
+    """
+
+    batches: int = 32
+
+    def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
+        if task.loss is None:
+            raise TaskError(f"Fisher information needs a loss, and task {task.name!r} has none; use Curvature")
+        loss = task.loss
+        return _mean_square(student, names, task, self.batches, 1, lambda outputs, batch: loss(outputs, batch) * len(outputs) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Curvature(MetricRule):
+    """The Gauss-Newton diagonal of the squared output error, without labels: ``d = E[(∂(r·f(x))/∂w)²]``, ``r ~ N(0, I)``.
+
+    For ``½‖f(x; w + Δw) − f(x; w)‖²`` the Gauss-Newton matrix is ``E[Jᵀ J]``; its diagonal is estimated by random
+    projections ``r`` of the outputs (Hutchinson 1990; Martens, Sutskever and Swersky 2012, arXiv 1206.6464). One
+    projection a batch and sum over the batch's samples, whose cross terms have mean zero.
+    """
+
+    batches: int = 32
+    draws: int = 2
+    seed: int = 0
+
+    def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
+        def projected(outputs: Any, batch: Any) -> Tensor:
+            flat = torch.cat([each.flatten(1).float() for each in _tensors(outputs)], dim=1)
+            return (flat * torch.randn_like(flat)).sum() / len(flat) ** 0.5
+
+        with seeded(self.seed, 0):
+            return _mean_square(student, names, task, self.batches, self.draws, projected)
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """The floating tensors of an output, which may be nested."""
+    match outputs:
+        case Tensor():
+            return [outputs] if outputs.is_floating_point() else []
+        case dict():
+            return [tensor for value in outputs.values() for tensor in _tensors(value)]
+        case tuple() | list():
+            return [tensor for value in outputs for tensor in _tensors(value)]
+        case _:
+            return []
+
+
+def _mean_square(
+    student: Compressed, names: Sequence[str], task: Task, batches: int, draws: int, scalar: Callable[[Any, Any], Tensor]
+) -> dict[str, Metric]:
+    """``mean (∂ scalar/∂w)²`` over batches and draws, at the student's weights; floored at a millionth of its mean.
+
+    The floor keeps weights that no sample reached comparable by magnitude.
+    """
+    leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
+    total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    data: Iterable[Any] = islice(task.calibration_data(), batches)
+    count = 0
+    with evaluating(student), torch.enable_grad():
+        for batch in data:
+            there = moved(batch, student.device)
+            for _ in range(draws):
+                outputs = torch.func.functional_call(student.base, leaves, *_arguments(there))
+                gradients = torch.autograd.grad(scalar(outputs, there), list(leaves.values()), allow_unused=True)
+                for name, gradient in zip(leaves, gradients, strict=True):
+                    if gradient is not None:
+                        total[name] += gradient.square()
+                count += 1
+    if count == 0:
+        raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
+    means = {name: each / count for name, each in total.items()}
+    return {name: Diagonal(mean + 1e-6 * mean.mean().clamp(min=1e-30)) for name, mean in means.items()}
+
+
+def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    call(lambda *args, **kwargs: captured.append((args, kwargs)), batch)
+    return captured[0]

@@ -1,0 +1,148 @@
+"""The flow: model -> plan -> project and learn -> student."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.checkpoint import Checkpoint, Position, checkpoint
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import NoEffectError, naming
+from featherweight.core.plan import PlannedStage, plan, plan_stage
+from featherweight.core.scheme import Scheme
+from featherweight.core.stage import Recipe, Stage
+from featherweight.core.task import Task
+from featherweight.file import stream_bits
+from featherweight.training import loop
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a stage did: the parameters it coded with the relative error ``‖w − ŵ‖ / ‖w‖`` of each, and what it left."""
+
+    stage: str
+    touched: Mapping[str, float]
+    skipped: Mapping[str, str]
+    edits: int = 0
+    epochs: int = 0
+
+
+def run(
+    model: nn.Module, task: Task, recipe: Recipe, *, folder: Path | None = None, watch: loop.Watch | None = None
+) -> tuple[Compressed, tuple[Coverage, ...]]:
+    """Carry out ``recipe`` on a copy of ``model``; what was done at each stage comes with the student.
+
+    With ``folder`` the run is kept there after every epoch, and goes on from there if it was killed.
+    """
+    plan(model, recipe)  # every pattern is checked before the first epoch
+    teacher, student = Compressed(model).eval(), Compressed(model).eval()
+    kept = checkpoint(folder, model, recipe) if folder is not None else None
+    start, state = kept.restore(student, lambda at: _schemes(student, task, recipe, at)) if kept else (Position(0, 0), None)
+    done = [Coverage(stage.name, {}, {"*": "done before the run was resumed"}) for stage in recipe.stages[: start.stage]]
+    for number in range(start.stage, len(recipe.stages)):
+        stage = recipe.stages[number]
+        with naming(f"stage {stage.name!r} of recipe {recipe.name!r}"):
+            keep = _keeper(kept, number, student)
+            epochs = start.epochs if number == start.stage else 0
+            done.append(_carry_out(student, teacher, task, stage, epochs, state if epochs else None, keep, watch))
+        if kept is not None:
+            kept.keep(Position(number + 1, 0), student, None)
+    return student.eval(), tuple(done)
+
+
+def _carry_out(
+    student: Compressed,
+    teacher: Compressed,
+    task: Task,
+    stage: Stage,
+    epochs: int,
+    state: dict[str, Any] | None,
+    keep: loop.Keep | None,
+    watch: loop.Watch | None,
+) -> Coverage:
+    """One stage, from after ``epochs`` of its training: edit, then project and learn."""
+    edits = stage.edit.decide(student, task) if stage.edit and epochs == 0 else ()
+    for edit in edits:
+        student.edit(edit)
+    planned = plan_stage(student.base, stage)
+    before = {name: student.weight(name).detach().clone() for name in planned.sites}
+    bits = {name: _bits(student, name) for name in planned.sites}
+
+    def project(target: float) -> Sequence[str]:
+        _project(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
+        return list(planned.sites)
+
+    if stage.training is None:
+        project(1.0)
+    else:
+        loop.learn(student, task, stage, project, teacher, start=epochs, state=state, keep=keep, watch=watch)
+        student.settle()
+    return _covered(student, planned, before, bits, len(edits))
+
+
+def _project(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
+    """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget."""
+    if stage.projector is not None:
+        for name, scheme in schemes.items():
+            metric = stage.metric.measure(student, [name], task)[name]
+            with naming(name):
+                student.encode({name: stage.projector.project(scheme, student.source(name), metric)}, {name: scheme})
+        return
+    sources = {name: student.source(name) for name in schemes}
+    metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
+    for scheme in dict.fromkeys(schemes.values()):
+        weights = {name: sources[name] for name in schemes if schemes[name] == scheme}
+        codes = scheme.project_all(weights, metrics)
+        student.encode(codes, dict.fromkeys(codes, scheme))
+
+
+def _covered(
+    student: Compressed, planned: PlannedStage, before: Mapping[str, Tensor], bits: Mapping[str, float], edits: int
+) -> Coverage:
+    """The coverage record. Raises ``NoEffectError`` where nothing at all became of the stage."""
+    errors = {name: _relative(w, student.weight(name).detach()) for name, w in before.items()}
+    stage = planned.stage
+    idle = all(error == 0 and _bits(student, name) >= bits[name] for name, error in errors.items())
+    if idle and not edits and (stage.training is None or bool(errors)):
+        raise NoEffectError(
+            f"nothing changed: all of {', '.join(errors) or 'no sites'} already are what the scheme makes of them; "
+            "ask for more, or remove the stage"
+        )
+    return Coverage(stage.name, errors, planned.skipped, edits, stage.training.epochs if stage.training else 0)
+
+
+def _relative(w: Tensor, v: Tensor) -> float:
+    if w.shape != v.shape:
+        return float("nan")
+    return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def _bits(student: Compressed, name: str) -> float:
+    """Coded size of a parameter as it stands, in bits."""
+    code = student.codes.get(name)
+    weight = student.weight(name)
+    return sum(stream_bits(code).values()) if code else 8.0 * weight.numel() * weight.element_size()
+
+
+def _keeper(kept: Checkpoint | None, number: int, student: Compressed) -> loop.Keep | None:
+    if kept is None:
+        return None
+    return lambda epochs, optimizer: kept.keep(Position(number, epochs), student, optimizer)
+
+
+def _schemes(student: Compressed, task: Task, recipe: Recipe, at: Position) -> dict[str, Scheme]:
+    """The scheme in force at every coded parameter, at a position of the run."""
+    schemes: dict[str, Scheme] = {}
+    for number, stage in enumerate(recipe.stages[: at.stage + 1]):
+        if number < at.stage:
+            schemes |= plan_stage(student.base, stage).sites
+        elif at.epochs and stage.training is not None:
+            each = loop.batches(task.train() if task.train else [])
+            targets = stage.schedule.targets(stage.training.epochs * each)
+            past = [target for step, target in targets.items() if step < at.epochs * each]
+            sites = plan_stage(student.base, stage).sites
+            schemes |= {name: scheme.at(past[-1]) for name, scheme in sites.items()} if past else {}
+    return schemes

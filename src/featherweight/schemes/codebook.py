@@ -1,0 +1,171 @@
+"""Weight sharing: every entry is one of a few centroids."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from math import ceil, log2
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.metric import EUCLIDEAN, Metric
+from featherweight.core.rate import Rate
+from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.schemes.floats import Floats, Width, narrow
+from featherweight.schemes.kmeans import lloyd, optimal, spread
+
+
+@dataclass(frozen=True, eq=False)
+class CodebookCode(Code):
+    """``decode()[i] = centroids[indices[i]]``; centroids ascend when they come from ``project``."""
+
+    indices: Tensor = latent()  # int32, of the code's shape
+    centroids: Code = direct()  # of shape [size]
+
+    @property
+    def size(self) -> int:
+        return self.centroids.shape[0]
+
+    @property
+    def bits(self) -> int:
+        return max(ceil(log2(self.size)), 1)
+
+    def decode(self) -> Tensor:
+        return self.centroids.decode()[self.indices.long()].to(self.dtype)
+
+    def settings(self) -> tuple[int, ...]:
+        return (self.size,)
+
+    def streams(self) -> Iterator[Stream]:
+        yield from part_streams("centroids", self.centroids)
+        yield Stream("indices", self.indices, self.size)
+
+    @classmethod
+    def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "CodebookCode":
+        match layout.settings:
+            case (size,) if 1 <= size <= Codebook.LARGEST and len(layout.parts) == 1:
+                pass
+            case _:
+                raise FormatError(f"a codebook has no settings {layout.settings}")
+        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        centroids = read_part(layout, 0, (size,), numbers, take, "centroids")
+        return cls(shape, dtype, take("indices", shape, size).to(torch.int32), centroids)
+
+
+class Start(Enum):
+    """Where Lloyd's iteration starts (Han et al. 2015, arXiv 1510.00149, section 3.2)."""
+
+    LINEAR = "linear"  # evenly from the smallest to the largest entry: large weights keep centroids of their own
+    DENSITY = "density"  # at evenly spaced quantiles
+    RANDOM = "random"  # distinct entries, drawn with the seed
+
+
+@dataclass(frozen=True)
+class Optimal:
+    """The global minimum, by dynamic programming over the sorted entries."""
+
+
+@dataclass(frozen=True)
+class Lloyd:
+    """Alternate assignment and means until nothing changes, or ``iterations`` times."""
+
+    start: Start = Start.LINEAR
+    iterations: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Codebook(Scheme):
+    """``min Σ d_i (w_i − c_{a(i)})²`` over at most ``size`` centroids ``c`` and assignments ``a``: one-dimensional k-means.
+
+    Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum. Centroids are
+    stored in float16 where its range holds them, else in float32; an empty cluster is dropped. A tensor that has no
+    more distinct entries than ``size`` is its own codebook. With ``rate``, assignments minimise
+    ``d (w − c)² + λ bits``: entropy-constrained scalar quantization (Chou, Lookabaugh and Gray 1989) for a frozen table.
+    """
+
+    LARGEST: ClassVar[int] = 4096
+
+    size: int = 16
+    fit: Optimal | Lloyd = Lloyd()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.LARGEST:
+            raise SchemeError(f"a codebook of {self.size} entries is not in 1..{self.LARGEST}")
+
+    @property
+    def promise(self) -> Promise:  # type: ignore[override]
+        return Promise.EXACT if isinstance(self.fit, Optimal) else Promise.LOCAL
+
+    def project(
+        self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
+    ) -> CodebookCode:
+        check_weight(w)
+        x = w.detach().flatten().to(torch.float64)
+        weights = metric.weights(w)
+        d = None if weights is None else weights.flatten().to(torch.float64)
+        if warm is not None:
+            centroids = _as_codebook(warm).centroids
+        else:
+            numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
+            means = self._centroids(x, d).to(numbers)
+            centroids = Floats.holding(means, narrow(means))
+        return self._assigned(w, x, d, centroids, rate, drop=warm is None and rate is None)
+
+    def _centroids(self, x: Tensor, d: Tensor | None) -> Tensor:
+        distinct = x.unique()
+        if distinct.numel() <= self.size:
+            return distinct
+        match self.fit:
+            case Optimal():
+                return optimal(x, d, self.size)
+            case Lloyd(Start.LINEAR, iterations):
+                low, high = x.min(), x.max()
+                return lloyd(x, d, spread(low, high, self.size), iterations)
+            case Lloyd(Start.DENSITY, iterations):
+                at = (spread(low=x.new_zeros(()), high=x.new_ones(()), count=self.size) * (len(distinct) - 1)).long()
+                return lloyd(x, d, x.sort().values[(at * (len(x) - 1)) // (len(distinct) - 1)], iterations)
+            case Lloyd(Start.RANDOM, iterations, seed):
+                generator = torch.Generator(device="cpu").manual_seed(seed)
+                chosen = torch.randperm(len(distinct), generator=generator, device="cpu")[: self.size]
+                return lloyd(x, d, distinct[chosen.to(x.device)].sort().values, iterations)
+
+    def _assigned(
+        self, w: Tensor, x: Tensor, d: Tensor | None, centroids: Code, rate: Rate | None, drop: bool
+    ) -> CodebookCode:
+        values = centroids.decode().detach().double()
+        if rate is None:
+            order = values.argsort()
+            ascending = values[order]
+            indices = order[torch.bucketize(x, (ascending[1:] + ascending[:-1]) / 2)]
+        else:
+            indices = _cheapest(x, d, values, rate)
+        if drop:
+            used, indices = indices.unique(return_inverse=True)
+            if len(used) < len(values):
+                centroids = Floats.holding(centroids.decode()[used], _width(centroids))
+        return CodebookCode(tuple(w.shape), w.dtype, indices.reshape(w.shape).to(torch.int32), centroids)
+
+
+def _cheapest(x: Tensor, d: Tensor | None, values: Tensor, rate: Rate) -> Tensor:
+    if rate.bits.numel() != values.numel():
+        raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the codebook {values.numel()}")
+    best, least = torch.zeros_like(x, dtype=torch.long), torch.full_like(x, torch.inf)
+    for symbol, (value, bits) in enumerate(zip(values, rate.bits.tolist(), strict=True)):
+        squared = (x - value).square()
+        cost = (squared if d is None else squared * d) + rate.weight * bits
+        best, least = torch.where(cost < least, symbol, best), torch.minimum(cost, least)
+    return best
+
+
+def _width(code: Code) -> Width:
+    return code.width if isinstance(code, Floats) else Width.FLOAT32
+
+
+def _as_codebook(code: Code) -> CodebookCode:
+    if not isinstance(code, CodebookCode):
+        raise SchemeError(f"a warm start of a codebook scheme is a codebook code, not {type(code).__name__}")
+    return code

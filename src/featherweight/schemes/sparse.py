@@ -1,0 +1,195 @@
+"""Unstructured sparsity: which entries stay, and how the survivors are stored."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, part_streams, read_part
+from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.metric import EUCLIDEAN, Metric
+from featherweight.core.rate import Rate
+from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.schemes.floats import Float
+
+
+@dataclass(frozen=True, eq=False)
+class SparseCode(Code):
+    """``decode()`` is zero outside ``support`` and holds ``values.decode()`` on it, in row-major order."""
+
+    support: Tensor = fixed()  # bool, of the code's shape
+    values: Code = direct()  # of shape [survivors]
+
+    def decode(self) -> Tensor:
+        values = self.values.decode()
+        return values.new_zeros(self.shape).masked_scatter(self.support, values)
+
+    def settings(self) -> tuple[int, ...]:
+        return ()
+
+    def streams(self) -> Iterator[Stream]:
+        yield Stream("support", self.support.to(torch.uint8), 2)
+        yield from part_streams("values", self.values)
+
+    @classmethod
+    def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "SparseCode":
+        if layout.settings or len(layout.parts) != 1:
+            raise FormatError("a sparse code has one part and no settings")
+        support = take("support", shape, 2).bool()
+        return cls(shape, dtype, support, read_part(layout, 0, (int(support.sum()),), dtype, take, "values"))
+
+
+@dataclass(frozen=True)
+class Fraction:
+    """A share of the entries is zero: ``round(share · n)`` of them, the least important."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise SchemeError(f"a sparsity of {self.share} is not in [0, 1); 0.9 zeroes nine entries in ten")
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Entries of importance ``|w|`` at or below ``threshold`` are zero; 0 keeps exactly the non-zero entries."""
+
+    threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Entries at or below ``quality`` times the layer's deviation about zero are zero (Han et al. 2015, section 3).
+
+    The deviation is the root mean square, which pruning cannot raise: pruning again by the same rule changes nothing.
+    """
+
+    quality: float
+
+
+class Scope(Enum):
+    """Over what a share is counted."""
+
+    TENSOR = "tensor"
+    GLOBAL = "global"  # one threshold for all selected tensors together
+
+
+class Gradient(Enum):
+    """What a *latent* weight under a mask receives."""
+
+    MASKED = "masked"  # ∂L/∂w = support · ∂L/∂decoded: what is pruned stays pruned (Han et al. 2015; Zhu and Gupta 2017)
+    DENSE = "dense"  # ∂L/∂w = ∂L/∂decoded: weights may return (Guo, Yao and Chen 2016)
+
+
+@dataclass(frozen=True)
+class Sparse(Scheme):
+    """Keep the entries of largest importance, zero the others, and store the survivors by ``values``.
+
+    ``argmin ‖w − v‖²_M`` over all ``v`` with the given number of non-zeros. In a Euclidean or diagonal metric ``d`` the
+    minimum keeps the largest ``d w²``: exact where the survivors are kept exactly. With a threshold the survivors are
+    those with ``√d |w|`` above it. Survivors that ``values`` rounds to zero leave the support; one entry always stays.
+    """
+
+    amount: Fraction | Magnitude | Deviations
+    values: Scheme = Float()
+    scope: Scope = Scope.TENSOR
+    gradient: Gradient = Gradient.MASKED
+    promise: ClassVar[Promise] = Promise.EXACT
+
+    def __post_init__(self) -> None:
+        if self.scope is Scope.GLOBAL and not isinstance(self.amount, Fraction):
+            raise SchemeError("a global scope needs a Fraction: a threshold is the same for every tensor as it is")
+
+    def then(self, values: Scheme) -> Self:
+        """The same support, its survivors stored by another scheme."""
+        return replace(self, values=values)
+
+    def at(self, target: float) -> Self:
+        match self.amount:
+            case Fraction(share):
+                return replace(self, amount=Fraction(target * share))
+            case Magnitude(threshold):
+                return replace(self, amount=Magnitude(target * threshold))
+            case Deviations(quality):
+                return replace(self, amount=Deviations(target * quality))
+
+    def project(
+        self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
+    ) -> SparseCode:
+        check_weight(w)
+        if warm is not None:
+            before = _as_sparse(warm)
+            values = self.values.project(w[before.support], metric.select(before.support), warm=before.values)
+            return SparseCode(tuple(w.shape), w.dtype, before.support, values)
+        return self._on(w, metric, self._support(importance(w, metric)), rate)
+
+    def project_all(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], warm: Mapping[str, Code] | None = None
+    ) -> dict[str, Code]:
+        if self.scope is Scope.TENSOR or warm is not None:
+            return super().project_all(weights, metrics, warm)
+        for w in weights.values():
+            check_weight(w)
+        together = self._support(torch.cat([importance(w, metrics[name]).flatten() for name, w in weights.items()]))
+        supports = together.split([w.numel() for w in weights.values()])
+        codes: dict[str, Code] = {}
+        for (name, w), support in zip(weights.items(), supports, strict=True):
+            codes[name] = self._on(w, metrics[name], _never_empty(support.reshape(w.shape), w.abs()), None)
+        return codes
+
+    def through(self, w: Tensor, code: Code) -> Tensor:
+        support = _as_sparse(code).support
+        if self.gradient is Gradient.DENSE:
+            return super().through(w, code)
+        if isinstance(self.values, Float):
+            return self.values.through(w * support, code)
+        values = self.values.through(w[support], _as_sparse(code).values)
+        return values.new_zeros(w.shape).masked_scatter(support, values)
+
+    def carried(self, w: Tensor, code: Code) -> Tensor:
+        return w * _as_sparse(code).support if self.gradient is Gradient.MASKED else w
+
+    def _support(self, score: Tensor) -> Tensor:
+        match self.amount:
+            case Fraction(share):
+                kept = score.numel() - round(share * score.numel())
+                order = score.flatten().argsort(descending=True, stable=True)
+                support = torch.zeros_like(score, dtype=torch.bool).flatten()
+                support[order[:kept]] = True
+                support = support.reshape(score.shape) & (score > 0)
+            case Magnitude(threshold):
+                support = score > threshold
+            case Deviations(quality):
+                support = score > quality * score.double().square().mean().sqrt().to(score.dtype)
+        return _never_empty(support, score)
+
+    def _on(self, w: Tensor, metric: Metric, support: Tensor, rate: Rate | None) -> SparseCode:
+        """The code on a given support, less what ``values`` rounds to zero."""
+        values = self.values.project(w[support], metric.select(support), rate=rate)
+        code = SparseCode(tuple(w.shape), w.dtype, support, values)
+        alive = _never_empty(support & (code.decode() != 0), w.abs())
+        return code if bool((alive == support).all()) else self._on(w, metric, alive, rate)
+
+
+def _never_empty(support: Tensor, score: Tensor) -> Tensor:
+    """At least the most important entry stays: a code of nothing would have no numbers to learn."""
+    if bool(support.any()):
+        return support
+    first = torch.zeros_like(support).flatten()
+    first[score.flatten().argmax()] = True
+    return first.reshape(support.shape)
+
+
+def importance(w: Tensor, metric: Metric) -> Tensor:
+    """``√d |w|``: the root of the error that zeroing an entry makes."""
+    weights = metric.weights(w)
+    return w.abs() if weights is None else weights.sqrt().to(w.dtype) * w.abs()
+
+
+def _as_sparse(code: Code) -> SparseCode:
+    if not isinstance(code, SparseCode):
+        raise SchemeError(f"a warm start of a sparse scheme is a sparse code, not {type(code).__name__}")
+    return code

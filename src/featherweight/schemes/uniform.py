@@ -1,0 +1,320 @@
+"""Uniform quantization: integers times a scale."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+from math import prod
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.metric import EUCLIDEAN, Metric
+from featherweight.core.rate import Rate
+from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.schemes.floats import Floats, narrow
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for the tensor."""
+
+
+@dataclass(frozen=True)
+class PerChannel:
+    """One scale for every index of ``axis``: 0 is the output of linear and convolution weights, 1 of transposed ones."""
+
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    """One scale for every ``size`` consecutive entries in row-major order; ``size`` must divide a row."""
+
+    size: int = 64
+
+
+Granularity = PerTensor | PerChannel | PerGroup
+
+
+class Fit(Enum):
+    """How a scale is found."""
+
+    RANGE = "range"  # the largest entry becomes the largest level
+    SEARCH = "search"  # the best, in the metric, of the shares 0.21, 0.22 ... 1 of that range
+
+
+SHARES = tuple(percent / 100 for percent in range(99, 20, -1))
+"""What ``Fit.SEARCH`` tries besides the full range."""
+
+
+def blocks(w: Tensor, granularity: Granularity) -> Tensor:
+    """``w`` as a matrix [blocks, entries] whose rows share a scale."""
+    match granularity:
+        case PerTensor():
+            return w.reshape(1, -1)
+        case PerChannel(axis):
+            if not 0 <= axis < w.ndim:
+                raise SchemeError(f"there is no axis {axis} in shape {tuple(w.shape)}; use PerTensor")
+            return w.movedim(axis, 0).reshape(w.shape[axis], -1)
+        case PerGroup(size):
+            row = w.numel() // w.shape[0] if w.ndim > 1 else w.numel()
+            if size < 1 or row % size:
+                raise SchemeError(f"a group size of {size} does not divide rows of {row} entries (shape "
+                                  f"{tuple(w.shape)}); use a divisor, or PerChannel")
+            return w.reshape(-1, size)
+
+
+def unblocked(matrix: Tensor, shape: tuple[int, ...], granularity: Granularity) -> Tensor:
+    """Inverse of :func:`blocks`."""
+    if isinstance(granularity, PerChannel):
+        axis = granularity.axis
+        moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])
+        return matrix.reshape(moved).movedim(0, axis)
+    return matrix.reshape(shape)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The integers of a uniform code: ``low .. high``, and whether they are shifted by a zero point.
+
+    Symmetric with b > 1 bits: ``−(2ᵇ⁻¹ − 1) .. 2ᵇ⁻¹ − 1``, so that zero is a level. Symmetric with one bit: the levels
+    ``−1`` and ``+1``. Affine: ``0 .. 2ᵇ − 1`` less the zero point.
+    """
+
+    bits: int
+    symmetric: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise SchemeError(f"{self.bits} bits are not in 1..8; wider codes are floats (Float)")
+
+    @property
+    def low(self) -> int:
+        return (-1 if self.bits == 1 else 1 - 2 ** (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def high(self) -> int:
+        return (1 if self.bits == 1 else 2 ** (self.bits - 1) - 1) if self.symmetric else 2**self.bits - 1
+
+    @property
+    def step(self) -> int:
+        """Distance of neighbouring levels: 2 for the one-bit symmetric grid, which has no zero."""
+        return 2 if self.symmetric and self.bits == 1 else 1
+
+    @property
+    def alphabet(self) -> int:
+        return (self.high - self.low) // self.step + 1
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """The nearest level, ties to even levels; −1 and +1 split at zero, with zero to +1."""
+        if self.step == 2:
+            return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        return x.round().clamp(self.low, self.high)
+
+
+@dataclass(frozen=True, eq=False)
+class UniformCode(Code):
+    """``decode() = scale · (level − zero)``, with one scale (and zero point) a block."""
+
+    levels: Tensor = latent()  # int16, of the code's shape, in the grid
+    scales: Code = direct()  # of shape [blocks]
+    zeros: Tensor | None = latent()  # int16 of shape [blocks]; None where symmetric
+    grid: Grid = Grid(8, True)
+    granularity: Granularity = PerTensor()
+
+    @property
+    def bits(self) -> int:
+        return self.grid.bits
+
+    def decode(self) -> Tensor:
+        levels = blocks(self.levels, self.granularity).to(self.scales.dtype)
+        if self.zeros is not None:
+            levels = levels - self.zeros.to(levels.dtype)[:, None]
+        return unblocked(levels * self.scales.decode()[:, None], self.shape, self.granularity).to(self.dtype)
+
+    def settings(self) -> tuple[int, ...]:
+        match self.granularity:
+            case PerTensor():
+                spread: tuple[int, ...] = (0,)
+            case PerChannel(axis):
+                spread = (1, axis)
+            case PerGroup(size):
+                spread = (2, size)
+        return (self.grid.bits, int(self.grid.symmetric), *spread)
+
+    def streams(self) -> Iterator[Stream]:
+        yield Stream("levels", (self.levels.long() - self.grid.low) // self.grid.step, self.grid.alphabet)
+        if self.zeros is not None:
+            yield Stream("zeros", self.zeros.long(), self.grid.alphabet)
+        yield from part_streams("scales", self.scales)
+
+    @classmethod
+    def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "UniformCode":
+        match layout.settings:
+            case (bits, 0 | 1 as symmetric, 0):
+                granularity: Granularity = PerTensor()
+            case (bits, 0 | 1 as symmetric, 1, axis) if axis < len(shape):
+                granularity = PerChannel(axis)
+            case (bits, 0 | 1 as symmetric, 2, size) if size >= 1 and prod(shape) % size == 0:
+                granularity = PerGroup(size)
+            case _:
+                raise FormatError(f"a uniform code of shape {shape} has no settings {layout.settings}")
+        if not 1 <= bits <= 8 or len(layout.parts) != 1 or not shape:
+            raise FormatError(f"a uniform code has 1 to 8 bits and one part, not {bits} and {len(layout.parts)}")
+        grid = Grid(bits, bool(symmetric))
+        levels = (take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low)
+        count = blocks(levels, granularity).shape[0]
+        zeros = None if symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
+        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        scales = read_part(layout, 0, (count,), numbers, take, "scales")
+        return cls(shape, dtype, levels, scales, zeros, grid, granularity)
+
+
+@dataclass(frozen=True)
+class Uniform(Scheme):
+    """``min Σ d (w − s (q − z))²`` over levels ``q`` of a ``bits``-wide grid, with scale ``s`` and zero point ``z`` a block.
+
+    Given the scales, every level is the best in any diagonal metric (rounding to nearest; with ``rate`` the minimum of
+    ``d (w − ŵ)² + λ bits``). ``Fit.RANGE`` takes ``s`` from the largest entry; ``Fit.SEARCH`` also tries smaller
+    shares of it. Scales are stored in float16 where its range holds them, else in float32.
+
+    Latent learning passes gradients straight through inside the range, and to the scale as learned step size
+    quantization does (Esser et al. 2019, arXiv 1902.08153, equation 3), with its gradient scale ``1/√(n·high)``.
+    """
+
+    bits: int = 8
+    symmetric: bool = True
+    granularity: Granularity = PerTensor()
+    fit: Fit = Fit.RANGE
+    promise: ClassVar[Promise] = Promise.LOCAL
+
+    def __post_init__(self) -> None:
+        Grid(self.bits, self.symmetric)
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.bits, self.symmetric)
+
+    def with_bits(self, bits: int) -> Self:
+        return replace(self, bits=bits)
+
+    def project(
+        self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
+    ) -> UniformCode:
+        check_weight(w)
+        matrix = blocks(w.detach(), self.granularity)
+        matrix = matrix.float() if w.dtype != torch.float64 else matrix
+        weights = metric.weights(w)
+        d = None if weights is None else blocks(weights, self.granularity).to(matrix.dtype)
+        if warm is not None:
+            scales, zeros = _as_uniform(warm).scales, _as_uniform(warm).zeros
+        else:
+            scales, zeros = self._consistent(matrix, d)
+        levels = self._levels(matrix, d, scales.decode(), zeros, rate)
+        levels16 = unblocked(levels.to(torch.int16), tuple(w.shape), self.granularity)
+        return UniformCode(tuple(w.shape), w.dtype, levels16, scales, zeros, self.grid, self.granularity)
+
+    def through(self, w: Tensor, code: Code) -> Tensor:
+        before = _as_uniform(code)
+        matrix = blocks(w, self.granularity).to(before.scales.dtype)
+        scales = before.scales.decode()
+        if scales.requires_grad:
+            scales = _scaled_gradient(scales, (matrix.shape[1] * max(self.grid.high, 1)) ** -0.5)
+        zeros = 0 if before.zeros is None else before.zeros.to(matrix.dtype)[:, None]
+        x = matrix / scales[:, None] + zeros
+        inside = x.clamp(self.grid.low, self.grid.high)
+        levels = inside + (self.grid.nearest(x) - inside).detach()
+        return unblocked((levels - zeros) * scales[:, None], before.shape, self.granularity).to(w.dtype)
+
+    def _consistent(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
+        """Scales that the decoded tensor would give again.
+
+        A rounded zero point can leave the outermost level unused, so that the range of what is decoded is smaller than
+        the range that it came from; a few rounds reach the fixed point.
+        """
+        scales, zeros = self._scales(matrix, d)
+        if zeros is None:
+            return scales, zeros
+        for _ in range(8):
+            levels = self._levels(matrix, None, scales.decode(), zeros, None)
+            again, zeros_again = self._scales((levels - zeros[:, None]) * scales.decode()[:, None], None)
+            if torch.equal(again.values, scales.values) and torch.equal(_present(zeros_again), zeros):
+                break
+            scales, zeros = again, _present(zeros_again)
+        return scales, zeros
+
+    def _scales(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
+        full = self._range(matrix, d)
+        if self.fit is Fit.RANGE or self.bits == 1 and self.symmetric:
+            return full
+        best = _stored(full[0].values), full[1]
+        least = self._error(matrix, d, *best)
+        for share in SHARES:
+            scales = _stored(full[0].values * share)
+            zeros = full[1]
+            error = self._error(matrix, d, scales, zeros)
+            better = error < least
+            best = Floats.holding(torch.where(better, scales.values, best[0].values), best[0].width), best[1]
+            least = torch.where(better, error, least)
+        return best
+
+    def _error(self, matrix: Tensor, d: Tensor | None, scales: Floats, zeros: Tensor | None) -> Tensor:
+        levels = self._levels(matrix, d, scales.values, zeros, None)
+        shift = 0 if zeros is None else zeros.to(matrix.dtype)[:, None]
+        squared = ((levels - shift) * scales.values[:, None] - matrix).square()
+        return (squared if d is None else squared * d).sum(1)
+
+    def _range(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
+        if not self.symmetric:
+            low, high = matrix.amin(1).clamp(max=0), matrix.amax(1).clamp(min=0)
+            scales = _stored(_positive((high - low) / self.grid.high))
+            return scales, (-low / scales.values).round().clamp(0, self.grid.high).to(torch.int16)
+        if self.bits == 1:
+            weights = torch.ones_like(matrix) if d is None else d
+            mean = (weights * matrix.abs()).sum(1) / weights.sum(1).clamp(min=torch.finfo(matrix.dtype).tiny)
+            return _stored(_positive(mean)), None
+        return _stored(_positive(matrix.abs().amax(1) / self.grid.high)), None
+
+    def _levels(
+        self, matrix: Tensor, d: Tensor | None, scales: Tensor, zeros: Tensor | None, rate: Rate | None
+    ) -> Tensor:
+        shift = 0 if zeros is None else zeros.to(matrix.dtype)[:, None]
+        if rate is None:
+            return self.grid.nearest(matrix / scales[:, None] + shift)
+        if rate.bits.numel() != self.grid.alphabet:
+            raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the grid {self.grid.alphabet}")
+        best, least = torch.zeros_like(matrix), torch.full_like(matrix, torch.inf)
+        for symbol, bits in enumerate(rate.bits.tolist()):
+            level = self.grid.low + self.grid.step * symbol
+            squared = ((level - shift) * scales[:, None] - matrix).square()
+            cost = (squared if d is None else squared * d) + rate.weight * bits
+            best, least = torch.where(cost < least, float(level), best), torch.minimum(cost, least)
+        return best
+
+
+def _stored(values: Tensor) -> Floats:
+    return Floats.holding(values, narrow(values))
+
+
+def _positive(scales: Tensor) -> Tensor:
+    """A block of zeros gets scale one, so that no level is divided by zero."""
+    return torch.where(scales > 0, scales, torch.ones_like(scales))
+
+
+def _present(zeros: Tensor | None) -> Tensor:
+    assert zeros is not None
+    return zeros
+
+
+def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
+    """``x``, with its gradient multiplied by ``factor``."""
+    return x * factor + (x - x * factor).detach()
+
+
+def _as_uniform(code: Code) -> UniformCode:
+    if not isinstance(code, UniformCode):
+        raise SchemeError(f"a warm start of a uniform scheme is a uniform code, not {type(code).__name__}")
+    return code

@@ -1,0 +1,125 @@
+"""Training the baselines of the built-in tasks, once, and keeping them."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from featherweight.core.errors import DataError
+from featherweight.tasks.data import VARIABLE, Tensors, data_folder
+from featherweight.tasks.download import write_atomically
+
+LOOP = 1
+"""Raised when :func:`train_baseline` changes, so that models of the old loop are not taken for those of the new one."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How a baseline is trained.
+
+    epochs         rounds through the training data; the model of the last one is taken
+    batch_size     samples in a batch
+    learning_rate  the highest one, of Adam (Kingma, Ba, ICLR 2015) with decoupled weight decay (Loshchilov, Hutter,
+                   ICLR 2019): a straight line up over the first tenth of the steps, half a cosine down to 0 after
+    weight_decay   of every parameter
+    seed           of the first weights, the order and the augmentation
+    shift          pixels by which the training images move at most, see :class:`~featherweight.tasks.augment.Shift`
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    shift: int
+
+    def key(self) -> str:
+        """Twelve hexadecimal digits that differ where any setting differs."""
+        settings = json.dumps({"loop": LOOP, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(settings.encode()).hexdigest()[:12]
+
+
+def cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
+    """The mean cross entropy of logits ``[n, classes]`` and the batch's class numbers, in nats."""
+    return F.cross_entropy(outputs, batch[1])
+
+
+def baseline(
+    name: str, architecture: Callable[[], nn.Module], train: Callable[[], Tensors], settings: Baseline
+) -> nn.Module:
+    """The trained network of task ``name``, from ``models/<name>-<key>.safetensors`` or trained now and kept there.
+
+    Trained on the CPU whatever the default device is, so that there is one baseline; delivered on the default device
+    and in evaluation mode. The random state of the caller stays as it is.
+    """
+    path = data_folder() / "models" / f"{name}-{settings.key()}.safetensors"
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed, which would seed the generators of all devices too.
+        torch.default_generator.manual_seed(settings.seed)
+        model = architecture()
+        if path.exists():
+            _load(model, path)
+        else:
+            _check_writable(path.parent)
+            train_baseline(model, train(), settings, name)
+            write_atomically(path, safetensors.torch.save(model.state_dict()))
+    return model.to(torch.get_default_device()).eval()
+
+
+def train_baseline(model: nn.Module, data: Tensors, settings: Baseline, name: str = "model") -> None:
+    """Train ``model`` in place with cross entropy; the caller seeds torch's generator.
+
+    With the same seed, version of torch and number of threads, the result is the same to the bit.
+    """
+    steps = settings.epochs * len(data)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rise_and_fall(step, steps))
+    model.train()
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task(f"training {name}, once", total=steps)
+        for _ in range(settings.epochs):
+            for batch in data:
+                optimizer.zero_grad(set_to_none=True)
+                loss = cross_entropy(model(batch[0]), batch)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                schedule.step()
+                progress.advance(bar)
+
+
+def rise_and_fall(step: int, steps: int) -> float:
+    """The part of the highest rate at ``step`` of ``steps``: above 0 at the first one, 0 behind the last one."""
+    rise = max(1, steps // 10)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"{path} is no model of this task ({error}). Delete it and it will be trained again") from error
+
+
+def _check_writable(folder: Path) -> None:
+    """Before minutes of training, not after."""
+    try:
+        write_atomically(folder / ".writable", b"")
+        (folder / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"the trained model cannot be kept in {folder} ({error}). Set {VARIABLE} to a folder that can be written"
+        ) from error

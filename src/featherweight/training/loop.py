@@ -1,0 +1,177 @@
+"""The plain training loop: project where the schedule says so, else step."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import TaskError
+from featherweight.core.stage import Objective, Stage, Tap, Training
+from featherweight.core.task import Data, Task, call, moved
+from featherweight.training.objectives import TASK_LOSS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a watcher is told after every step: ``epoch`` and ``step`` count from one."""
+
+    stage: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+
+
+Watch = Callable[[Progress], None]
+
+Project = Callable[[float], Iterable[str]]
+"""Projects the student to a target of the schedule; returns the names of the parameters that it coded."""
+
+Keep = Callable[[int, torch.optim.Optimizer], None]
+"""Keeps a checkpoint after so many epochs."""
+
+
+def rate_at(step: int, steps: int, training: Training) -> float:
+    """Learning rate at a step, as a share of the highest: a straight rise over ``warmup``, then half a cosine."""
+    rise = training.warmup * steps
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    done = (step - rise) / max(steps - rise, 1)
+    return training.final + (1 - training.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def batches(data: Data) -> int:
+    try:
+        return len(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise TaskError("training data needs a length in batches, for schedules; give a DataLoader or a list") from None
+
+
+@contextmanager
+def seeded(seed: int, epoch: int) -> Iterator[None]:
+    """torch's global generators seeded by seed and epoch, and put back: an epoch is the same however it is reached."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 1_000_003 + epoch)
+        yield
+
+
+def learn(
+    student: Compressed,
+    task: Task,
+    stage: Stage,
+    project: Project,
+    teacher: nn.Module,
+    *,
+    start: int = 0,
+    state: dict[str, Any] | None = None,
+    watch: Watch | None = None,
+    keep: Keep | None = None,
+) -> None:
+    """Train ``student`` by the stage's training, from epoch ``start``; it is left learning: settle it afterwards.
+
+    ``state`` is the optimizer's, of the checkpoint after ``start`` epochs; the student must then be learning already.
+    """
+    training = required(stage, task)
+    objective = stage.objective or TASK_LOSS
+    data = task.train() if task.train else []
+    each = batches(data)
+    steps = training.epochs * each
+    targets = stage.schedule.targets(steps) if stage.schemes else {}
+    if start == 0:
+        _begin(student, stage, list(project(targets[0])) if 0 in targets else None)
+    optimizer = _optimizer(student, training)
+    if state is not None:
+        optimizer.load_state_dict(state)
+    for epoch in range(start, training.epochs):
+        student.train()
+        with seeded(training.seed, epoch):
+            for step, batch in enumerate(data, epoch * each):
+                if step in targets and step > 0:
+                    _again(student, stage, project, targets[step])
+                    optimizer = _optimizer(student, training, optimizer)
+                _set_rate(optimizer, rate_at(step, steps, training))
+                loss = _step(student, task, objective, teacher, optimizer, batch, training.clip)
+                if watch is not None:
+                    watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
+        if keep is not None and epoch + 1 < training.epochs:
+            keep(epoch + 1, optimizer)
+    student.eval()
+
+
+def required(stage: Stage, task: Task) -> Training:
+    """The stage's training. Raises ``TaskError`` where the task cannot train."""
+    assert stage.training is not None
+    if task.train is None or task.loss is None:
+        raise TaskError(
+            f"stage {stage.name!r} trains, and task {task.name!r} has no training data with a loss; "
+            "give both, or take a recipe without training"
+        )
+    return stage.training
+
+
+def _begin(student: Compressed, stage: Stage, coded: list[str] | None) -> None:
+    names = coded if coded is not None else ([] if stage.schemes else list(student.codes))
+    student.learn(dict.fromkeys(names, stage.learn), stage.train_rest)
+
+
+def _again(student: Compressed, stage: Stage, project: Project, target: float) -> None:
+    """Project to the next target. A schedule that begins late codes its sites here for the first time."""
+    if student.learning:
+        project(target)
+        return
+    student.settle()
+    _begin(student, stage, list(project(target)))
+
+
+def _optimizer(
+    student: Compressed, training: Training, before: torch.optim.Optimizer | None = None
+) -> torch.optim.Optimizer:
+    """An optimizer of what learns; parameters that ``before`` knew keep their moments."""
+    fields, weights = student.learnable()
+    groups = [{"params": weights, "share": 1.0}, {"params": fields, "share": training.code_lr}]
+    optimizer = training.optimizer([group for group in groups if group["params"]], training.lr)
+    if before is not None:
+        for parameter in (*weights, *fields):
+            if parameter in before.state:
+                optimizer.state[parameter] = before.state[parameter]
+    for group in optimizer.param_groups:
+        group["first"] = training.lr * group["share"]
+    return optimizer
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = group["first"] * share
+
+
+def _step(
+    student: Compressed,
+    task: Task,
+    objective: Objective,
+    teacher: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Any,
+    clip: float | None,
+) -> float:
+    assert task.loss is not None
+    batch = moved(batch, student.device)
+    taught = None
+    if objective.needs_teacher:
+        with torch.no_grad():
+            taught = call(teacher, batch)
+    outputs = call(student, batch)
+    loss = objective(Tap(outputs, batch, taught, student, task.loss))
+    if not bool(torch.isfinite(loss)):
+        raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        nn.utils.clip_grad_norm_(student.parameters(), clip)
+    optimizer.step()
+    return float(loss.detach())
