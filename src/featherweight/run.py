@@ -38,7 +38,8 @@ def run(
     With ``folder`` the run is kept there after every epoch, and goes on from there if it was killed.
     """
     plan(model, recipe)  # every pattern is checked before the first epoch
-    teacher, student = Compressed(model).eval(), Compressed(model).eval()
+    teacher = Compressed(recipe.teacher() if recipe.teacher else model).eval()
+    student = Compressed(model).eval()
     kept = checkpoint(folder, model, recipe) if folder is not None else None
     start, state = kept.restore(student, lambda at: _schemes(student, task, recipe, at)) if kept else (Position(0, 0), None)
     done = [Coverage(stage.name, {}, {"*": "done before the run was resumed"}) for stage in recipe.stages[: start.stage]]

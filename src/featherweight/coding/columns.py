@@ -28,6 +28,7 @@ _LEVEL_INCREMENT = 4
 _SEARCH_VIEWS = (0, 1, 3, 4)
 _SEARCH_STRENGTHS = (3, 1, 2, 4, 5)  # indices into STRENGTHS; the first one decides between the views
 _PREFIX = 1 << 16  # entries that decide between views and strengths
+_SEARCH_LINES = 64  # lines per column: more of them would take more time than they are likely to save bits
 _MAX_COLUMNS = 1 << 18  # bounds the tables of one line: 4 MiB
 _MAX_LINES = 1 << 15  # bounds the library calls
 _MIN_COLUMNS = 8
@@ -86,7 +87,11 @@ def plan(stream: Stream) -> Columns | None:
     """The description with (locally) the fewest bits, which are exact; None for anything but a binary matrix."""
     if stream.alphabet != _BINARY:
         return None
-    views = {number: view for number in _SEARCH_VIEWS if (view := stream.view(number)) is not None and _fits(view)}
+    views = {
+        number: view
+        for number in _SEARCH_VIEWS
+        if (view := stream.view(number)) is not None and _fits(view) and len(view) <= _SEARCH_LINES * view[0].size
+    }
     if not views:
         return None
     density = max(1, int(stream.counts[1])) / stream.values.size

@@ -228,12 +228,16 @@ class Reference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A list of stages with where it comes from. A paper is a recipe and adds no class."""
+    """A list of stages with where it comes from. A paper is a recipe and adds no class.
+
+    ``teacher`` makes the model that objectives learn from; ``None`` takes the original of the one that is compressed.
+    """
 
     name: str
     stages: tuple[Stage, ...]
     reference: Reference | None = None
     deviations: tuple[str, ...] = ()
+    teacher: Callable[[], nn.Module] | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -39,6 +39,19 @@ def moved(batch: Batch, device: torch.device) -> Batch:
             return batch
 
 
+def tensors_of(outputs: Any) -> list[Tensor]:
+    """The floating tensors of a model's output, which may be nested."""
+    match outputs:
+        case Tensor():
+            return [outputs] if outputs.is_floating_point() else []
+        case dict():
+            return [tensor for value in outputs.values() for tensor in tensors_of(value)]
+        case tuple() | list():
+            return [tensor for value in outputs for tensor in tensors_of(value)]
+        case _:
+            return []
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first tensor lies; the CPU for a model without one."""
     for tensor in (*model.parameters(), *model.buffers()):
@@ -101,6 +114,7 @@ class Task:
     train         training data; ``None`` allows only what needs no training
     calibration   inputs for metrics and ranges; ``None`` takes ``train``
     loss          ``loss(outputs, batch) -> scalar``
+    evaluate      ``evaluate(model) -> float`` in place of ``evaluation`` and ``selection``, higher is better
     unseen        whether the model has never seen ``evaluation``; where it has, reports warn
     number        identifies a built-in task in a file; ``None`` for a user's
     source        where a user's task came from, ``file.py:function``
@@ -118,6 +132,7 @@ class Task:
     calibration: Callable[[], Data] | None = None
     loss: Callable[[Any, Batch], Tensor] | None = None
     quality: Quality = ACCURACY
+    evaluate: Callable[[nn.Module], float] | None = None
     unseen: bool = True
     number: int | None = None
     source: str | None = None

@@ -12,7 +12,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.metric import Diagonal, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.core.task import Task, call, evaluating, moved, tensors_of
 from featherweight.training.loop import seeded
 
 
@@ -49,24 +49,11 @@ class Curvature(MetricRule):
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         def projected(outputs: Any, batch: Any) -> Tensor:
-            flat = torch.cat([each.flatten(1).float() for each in _tensors(outputs)], dim=1)
+            flat = torch.cat([each.flatten(1).float() for each in tensors_of(outputs)], dim=1)
             return (flat * torch.randn_like(flat)).sum() / len(flat) ** 0.5
 
         with seeded(self.seed, 0):
             return _mean_square(student, names, task, self.batches, self.draws, projected)
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    """The floating tensors of an output, which may be nested."""
-    match outputs:
-        case Tensor():
-            return [outputs] if outputs.is_floating_point() else []
-        case dict():
-            return [tensor for value in outputs.values() for tensor in _tensors(value)]
-        case tuple() | list():
-            return [tensor for value in outputs for tensor in _tensors(value)]
-        case _:
-            return []
 
 
 def _mean_square(

@@ -16,7 +16,8 @@ from featherweight.tasks.training import Baseline, baseline, cross_entropy
 NAME = "digits"
 Part = Literal["train", "selection", "evaluation"]
 SPLIT_SEED = 0
-SETTINGS = Baseline(epochs=60, batch_size=32, learning_rate=2e-3, weight_decay=0.05, seed=0, shift=1)
+SETTINGS = Baseline(epochs=160, batch_size=64, learning_rate=4e-3, weight_decay=0.05, seed=0, shift=1)
+"""Chosen by threefold cross-validation on the 1,198 digits outside the evaluation part."""
 MEAN, DEVIATION = 4.884, 6.017
 """Of all pixels of the 1,797 digits, whose values are 0 to 16."""
 

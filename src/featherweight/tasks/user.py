@@ -4,7 +4,8 @@ import hashlib
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import module_from_spec, spec_from_file_location
@@ -22,21 +23,27 @@ def load_task(spec: str) -> Task:
     The file can import its neighbours: while it and the function run, its folder is first on the import path. What the
     task's functions import later has to be on the path by itself.
     """
-    path, function = _parse(spec)
-    with_path = sys.path[:]
-    sys.path.insert(0, str(path.parent))
-    try:
-        module = _run(path)
-        made = _call(path, function, _find(path, function, module))
-    finally:
-        sys.path[:] = with_path
+    path, name = _parse(spec)
+    with _neighbours(path.parent):
+        function = _find(path, name, _run(path))
+        made = _call(path, name, function)
     if not isinstance(made, Task):
-        line = _function_line(_find(path, function, module))
         raise TaskError(
-            f"{path}, line {line}: {function}() returned {type(made).__name__}, not a featherweight Task; end it with "
-            "`return Task(name=..., architecture=..., model=..., example=...)`"
+            f"{path}, line {_line(function)}: {name}() returned {type(made).__name__}, not a featherweight Task; end "
+            "it with `return Task(name=..., architecture=..., model=..., example=...)`"
         )
     return replace(made, source=spec, number=None)
+
+
+@contextmanager
+def _neighbours(folder: Path) -> Iterator[None]:
+    """``folder`` first on the import path; what else the user's file adds to the path stays there."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
 
 
 def _parse(spec: str) -> tuple[Path, str]:
@@ -90,7 +97,7 @@ def _call(path: Path, name: str, function: Callable[..., Any]) -> Any:
     try:
         inspect.signature(function).bind()
     except TypeError as error:
-        line = _function_line(function)
+        line = _line(function)
         raise TaskError(f"{path}, line {line}: {name}() is called without arguments, but {error}") from error
     try:
         return function()
@@ -98,7 +105,8 @@ def _call(path: Path, name: str, function: Callable[..., Any]) -> Any:
         raise _raised(path, error) from error
 
 
-def _function_line(function: Callable[..., Any]) -> int | str:
+def _line(function: Callable[..., Any]) -> int | str:
+    """The line on which a function begins."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     return code.co_firstlineno if code else "?"
 

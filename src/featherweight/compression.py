@@ -1,0 +1,102 @@
+"""The main call: a task, or a bare model, in; a result out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from featherweight.core.errors import BudgetError, TaskError
+from featherweight.core.stage import Budget, Recipe
+from featherweight.core.task import Batch, Data, Example, Task
+from featherweight.result import Result, compare
+from featherweight.run import run
+from featherweight.search.budget import Effort, Tell, search
+from featherweight.training.loop import Watch
+
+
+def compress(
+    subject: Task | nn.Module,
+    recipe: Recipe | None = None,
+    budget: Budget | None = None,
+    *,
+    example: Example | Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
+    calibration: Data | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    train: Data | None = None,
+    loss: Callable[[Any, Batch], Tensor] | None = None,
+    effort: Effort = Effort(),
+    checkpoint: str | PathLike[str] | None = None,
+    watch: Watch | None = None,
+    tell: Tell | None = None,
+) -> Result:
+    """Make the model of a task, or a bare model, small.
+
+    With ``recipe``, its stages are carried out; with ``budget`` alone, one scheme a tensor is chosen by a
+    rate-distortion rule within the limits (:func:`featherweight.search.budget.search`).
+
+    A bare model comes with an ``example`` of its input: a tensor, a sequence of arguments, or a mapping of keyword
+    arguments. ``calibration`` are batches of inputs, labels or not; ``evaluate(model)`` gives its quality, higher is
+    better; ``train`` with ``loss(outputs, batch)`` allow learning. All of them are optional: without ``evaluate`` the
+    drop is how far the outputs move, in per cent of their norm; without data the weights alone decide.
+
+    The model is never changed. ``checkpoint`` is a folder from which a killed run with a recipe goes on. ``watch`` is
+    told of every training step, ``tell`` of every trial of a search.
+    """
+    if isinstance(subject, Task):
+        if any(each is not None for each in (example, calibration, evaluate, train, loss)):
+            raise TaskError("a Task holds its own data: give example, calibration, evaluate, train and loss there")
+        task, model = subject, subject.model()
+    else:
+        task, model = bare_task(subject, example, calibration, evaluate, train, loss), subject
+    if recipe is None:
+        if budget is None:
+            raise BudgetError("give a recipe, or a budget: Budget(size=bytes) or Budget(drop=loss of quality)")
+        if checkpoint is not None:
+            raise BudgetError("a search has no checkpoint: its trials are short; give a recipe to resume a long run")
+        trial = search(model, task, budget, effort, watch=watch, tell=tell)
+        recipe, student, coverage = trial.recipe, trial.student, trial.coverage
+    else:
+        folder = Path(checkpoint) if checkpoint is not None else None
+        student, coverage = run(model, task, recipe, folder=folder, watch=watch)
+    result = Result(student, task, recipe, coverage, compare(task, model, student))
+    if budget is not None and budget.size is not None and result.size > budget.size:
+        raise BudgetError(f"the file takes {result.size} bytes, over the limit of {budget.size}; loosen one of them")
+    return result
+
+
+def bare_task(
+    model: nn.Module,
+    example: Example | Mapping[str, Any] | Sequence[Any] | Tensor | None,
+    calibration: Data | None,
+    evaluate: Callable[[nn.Module], float] | None,
+    train: Data | None,
+    loss: Callable[[Any, Batch], Tensor] | None,
+) -> Task:
+    """A task around a bare model."""
+    given = as_example(example)
+    return Task(
+        name=type(model).__name__,
+        architecture=lambda: model,
+        model=lambda: model,
+        example=lambda: given,
+        calibration=None if calibration is None else lambda: calibration,
+        train=None if train is None else lambda: train,
+        loss=loss,
+        evaluate=evaluate,
+    )
+
+
+def as_example(example: Example | Mapping[str, Any] | Sequence[Any] | Tensor | None) -> Example:
+    match example:
+        case Example():
+            return example
+        case Tensor():
+            return Example((example,))
+        case Mapping():
+            return Example(kwargs=dict(example))
+        case list() | tuple():
+            return Example(tuple(example))
+        case _:
+            raise TaskError("give an `example` of the model's input: a tensor, a sequence of arguments, or a mapping")

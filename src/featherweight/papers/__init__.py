@@ -1,0 +1,23 @@
+"""Papers as recipes. Only the command line looks them up by name."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+
+from featherweight.core.errors import SelectionError
+from featherweight.papers import deep_compression
+from featherweight.papers.paper import Claim, Paper
+
+PAPERS: dict[str, Callable[[], Paper]] = {
+    "deep-compression": deep_compression.paper,
+}
+
+__all__ = ["PAPERS", "Claim", "Paper", "find"]
+
+
+def find(name: str) -> Paper:
+    """The paper of this name."""
+    if name in PAPERS:
+        return PAPERS[name]()
+    close = get_close_matches(name, PAPERS, 1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    raise SelectionError(f"there is no paper {name!r}; {meant}`featherweight papers` lists all {len(PAPERS)}")

@@ -1,0 +1,31 @@
+"""What is known of a paper: its reference, its claims, our recipe for it and where we differ."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from featherweight.core.stage import Recipe, Reference
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One checkable result as the paper states it. ``checked`` says where the figure was read."""
+
+    testbed: str
+    statement: str
+    checked: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A published method. ``recipe(task name)`` is ours for that task; ``tasks`` are those it was tuned on, best first.
+
+    ``recipe("")`` is the general one, for any model.
+    """
+
+    name: str
+    reference: Reference
+    idea: str
+    claims: tuple[Claim, ...]
+    tasks: tuple[str, ...]
+    recipe: Callable[[str], Recipe]
+    deviations: tuple[str, ...] = ()

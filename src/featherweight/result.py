@@ -1,0 +1,195 @@
+"""What compression gives back: a model, a file, and what was measured; and measuring a file again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from featherweight import file
+from featherweight.coding import write_atomic
+from featherweight.core.compressed import Compressed
+from featherweight.core.plan import plan
+from featherweight.core.stage import Recipe
+from featherweight.core.task import Task, scores
+from featherweight.costs.operations import Operations, operations
+from featherweight.file import Claims
+from featherweight.run import Coverage
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where bytes went: one tensor of the state."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    bits: float  # in the file
+    bits_before: int
+    nonzero: int
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The outcome of one compression. ``claims`` were measured on the task's evaluation data."""
+
+    student: Compressed
+    task: Task
+    recipe: Recipe
+    coverage: tuple[Coverage, ...]
+    claims: Claims | None
+
+    @property
+    def model(self) -> nn.Module:
+        """A plain module of the original's class with decoded weights; it shares nothing and can be trained."""
+        return self.student.finished()
+
+    def encode(self) -> bytes:
+        """The bytes that :meth:`save` writes."""
+        return file.encode(
+            self.student,
+            number=self.task.number,
+            claims=self.claims,
+            task=self.task.source or self.task.name,
+            recipe=self.recipe.name,
+        )
+
+    @property
+    def size(self) -> int:
+        """The size of the file in bytes."""
+        return len(self.encode())
+
+    def save(self, path: str | PathLike[str], *, recipe: bool = False) -> int:
+        """Write the file, whole or not at all; its size in bytes. With ``recipe``, also its text beside it, ``.txt``."""
+        size = file.save(path, self.encode())
+        if recipe:
+            write_atomic(Path(path).with_suffix(".txt"), self.recipe_text().encode())
+        return size
+
+    def recipe_text(self) -> str:
+        """The recipe as it was planned on this model, with its reference and deviations."""
+        lines = [str(plan(self.student.base, self.recipe))]
+        if self.recipe.reference is not None:
+            lines.append(f"after {self.recipe.reference}")
+        lines += [f"deviation: {each}" for each in self.recipe.deviations]
+        return "\n".join(lines) + "\n"
+
+    def lines(self) -> list[Line]:
+        return lines(self.student)
+
+    def operations(self) -> Operations:
+        return operations(self.student.base, self.task.example())
+
+
+def lines(student: Compressed) -> list[Line]:
+    """Where the bytes of a file of ``student`` go, tensor by tensor."""
+    found = []
+    for name, code in file.state_codes(student).items():
+        decoded = code.decode()
+        bits = sum(file.stream_bits(code).values())
+        before = decoded.numel() * decoded.element_size() * 8
+        kind = _kind(code.layout())
+        found.append(Line(name, tuple(decoded.shape), kind, bits, before, int(decoded.count_nonzero())))
+    return found
+
+
+def _kind(layout: file.Layout) -> str:
+    name = layout.kind.__name__.removesuffix("Code").lower()
+    settings = "/".join(map(str, layout.settings))
+    inner = ", ".join(_kind(part) for part in layout.parts)
+    return name + (f" {settings}" if settings else "") + (f" ({inner})" if inner else "")
+
+
+def dense_size(model: nn.Module) -> int:
+    """Bytes of the model's tensors at the widths that they have, tied ones once: a safetensors file without its header."""
+    sizes = {slot.name: slot for slot in file.slots(model)}
+    state = model.state_dict()
+    return sum(state[name].numel() * state[name].element_size() for name in sizes)
+
+
+def compare(task: Task, parent: nn.Module, student: nn.Module) -> Claims | None:
+    """Both models' scores on the evaluation data, sample by sample; ``None`` without such data."""
+    if task.evaluation is None:
+        return None
+    ours, theirs = scores(student, task.evaluation(), task.quality), scores(parent, task.evaluation(), task.quality)
+    better = theirs > ours if task.quality.higher_is_better else theirs < ours
+    return Claims(len(ours), float(ours.double().sum()), float(theirs.double().sum()), int(better.sum()))
+
+
+def mcnemar(claims: Claims) -> float:
+    """The exact two-sided p-value that model and parent are equally often right (McNemar 1947), for scores of 0 and 1."""
+    discordant = claims.lost + claims.won
+    tail = sum(comb(discordant, k) for k in range(min(claims.lost, claims.won) + 1))
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file's model, measured now."""
+
+    metric: str
+    unit: str
+    value: float
+    samples: int
+    total: float
+    parameters: int
+    nonzero: int
+    macs: int
+    macs_dense: int
+    weight_bits: int
+    activation_bits: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A file's claims beside what was measured now; ``ok`` where they agree to a thousandth or one sample."""
+
+    file: str
+    bytes: int
+    task: Task
+    claims: Claims | None
+    measured: Measured
+    ok: bool
+
+
+def verify(path: str | PathLike[str], task: Task, *, max_bytes: int = 1 << 30) -> Verified:
+    """Load a file onto the task's architecture and measure it on the task's evaluation data."""
+    data = file.read(path)
+    student, contents = file.load(data, task.architecture(), max_bytes=max_bytes)
+    measured = measure_student(student, task)
+    claims = contents.header.claims
+    tolerance = max(1.0, 0.001 * measured.samples)
+    ok = claims is not None and abs(claims.total - measured.total) <= tolerance and claims.samples == measured.samples
+    return Verified(str(path), len(data), task, claims, measured, ok)
+
+
+def measure_student(student: Compressed, task: Task) -> Measured:
+    found = scores(student.base, task.evaluation(), task.quality) if task.evaluation else torch.zeros(0)
+    mean = found.double().mean().item() if len(found) else float("nan")
+    count = operations(student.base, task.example())
+    weights = [code.bits for name, code in student.codes.items() if len(code.shape) > 1]
+    return Measured(
+        metric=task.quality.name,
+        unit=task.quality.unit,
+        value=task.quality.value(mean),
+        samples=len(found),
+        total=float(found.double().sum()),
+        parameters=count.parameters,
+        nonzero=count.nonzero,
+        macs=count.macs,
+        macs_dense=count.macs_dense,
+        weight_bits=max(weights, default=32),
+        activation_bits=32,
+    )
+
+
+def worst(coverage: Sequence[Coverage], count: int = 5) -> list[tuple[str, float]]:
+    """The parameters with the largest relative error in any stage, largest first."""
+    errors: dict[str, float] = {}
+    for each in coverage:
+        for name, error in each.touched.items():
+            errors[name] = max(errors.get(name, 0.0), error)
+    return sorted(errors.items(), key=lambda item: -item[1])[:count]

@@ -1,0 +1,1 @@
+"""From plans and costs to plans."""

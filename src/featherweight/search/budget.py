@@ -1,0 +1,203 @@
+"""Compression without a recipe: the smallest file within a drop, or the best model within a size."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import exp, log
+from typing import Any
+
+import torch
+from torch import nn
+
+from featherweight import file
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import BudgetError
+from featherweight.core.site import WEIGHTS, Sites, parameters, select
+from featherweight.core.stage import Budget, Cubic, Learn, MagnitudeRule, MetricRule, Objective, Recipe, Stage, Training
+from featherweight.core.task import Task, call, device_of, evaluating, measure, moved, tensors_of
+from featherweight.metrics.diagonal import Curvature
+from featherweight.run import Coverage, run
+from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.sparse import Magnitude, Sparse
+from featherweight.search.allocation import Point, allocate, candidates, measure_points
+from featherweight.training.loop import Watch
+from featherweight.training.objectives import distillation
+
+NAME = "budget"
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One recipe carried out: the size of its file in bytes, and its drop on the selection data."""
+
+    recipe: Recipe
+    student: Compressed
+    coverage: tuple[Coverage, ...]
+    size: int
+    drop: float
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a search may try: ``trials`` recipes, each learning for ``epochs`` where the task can train."""
+
+    trials: int = 6
+    epochs: int = 10
+    lr: float = 1e-3
+
+
+Tell = Callable[[Trial], None]
+
+
+def search(
+    model: nn.Module,
+    task: Task,
+    budget: Budget,
+    effort: Effort = Effort(),
+    *,
+    objective: Objective | None = None,
+    watch: Watch | None = None,
+    tell: Tell | None = None,
+) -> Trial:
+    """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, several times.
+
+    The trade λ is bisected in its logarithm. With ``budget.drop``, the smallest file whose drop on the selection data
+    is within the limit; with ``budget.size``, the file nearest below the limit, the least drop among those tried; with
+    both, both must hold. Raises ``BudgetError`` with the nearest trial otherwise.
+    """
+    if budget.size is None and budget.drop is None:
+        raise BudgetError("give a limit: a size in bytes (--max-size), a drop in quality (--max-drop), or both")
+    tries = _Tries(model, task, effort, objective or distillation(), watch)
+    good: list[Trial] = []
+    near: list[Trial] = []
+    low, high = tries.bounds
+    for _ in range(effort.trials):
+        price = exp((log(low) + log(high)) / 2)
+        trial = tries.run(price)
+        if tell is not None:
+            tell(trial)
+        small = budget.size is None or trial.size <= budget.size
+        fine = budget.drop is None or trial.drop <= budget.drop
+        (good if small and fine else near).append(trial)
+        if small and (budget.drop is None or not fine):
+            high = price  # smaller than need be, or worse than allowed: spend more bits
+        else:
+            low = price
+    if not good:
+        best = min(near, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
+        raise BudgetError(
+            f"no trial met {_limits(budget, task)}; the nearest has {best.size} bytes and a drop of "
+            f"{best.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
+        )
+    return min(good, key=(lambda t: t.size) if budget.drop is not None else (lambda t: (t.drop, t.size)))
+
+
+def _limits(budget: Budget, task: Task) -> str:
+    parts = [f"{budget.size} bytes"] if budget.size is not None else []
+    parts += [f"a drop of {budget.drop} {task.quality.unit}"] if budget.drop is not None else []
+    return " and ".join(parts)
+
+
+class _Tries:
+    """What all trials of a search share: the metric, the points of every tensor, the quality of the original."""
+
+    def __init__(
+        self, model: nn.Module, task: Task, effort: Effort, objective: Objective, watch: Watch | None
+    ) -> None:
+        self.model, self.task, self.effort, self.objective, self.watch = model, task, effort, objective, watch
+        weights = {name: p.detach() for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
+        self.rule: MetricRule = MagnitudeRule() if _blind(task) else Curvature()
+        metrics = self.rule.measure(Compressed(model).eval(), list(weights), task)
+        self.points = measure_points(weights, metrics, candidates())
+        self.original = Compressed(model).eval()
+        self.before = standing(self.original, self.original, task)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """λ from keeping every weight's best point to taking every weight's smallest."""
+        slopes = [
+            (b.distortion - a.distortion) / (a.bits - b.bits)
+            for each in self.points.values()
+            for a, b in zip(each, each[1:], strict=False)
+        ]
+        positive = [slope for slope in slopes if slope > 0]
+        if not positive:
+            raise BudgetError("no scheme makes any tensor of this model smaller")
+        return min(positive) / 2, max(positive) * 2
+
+    def run(self, price: float) -> Trial:
+        chosen = allocate(self.points, price)
+        recipe = self.recipe(chosen)
+        student, coverage = run(self.model, self.task, recipe, watch=self.watch)
+        size = len(file.encode(student, number=self.task.number, task=self.task.source, recipe=recipe.name))
+        drop = self.before - standing(student, self.original, self.task)
+        return Trial(recipe, student, coverage, size, drop)
+
+    def recipe(self, chosen: dict[str, Point]) -> Recipe:
+        """Prune, then share, each followed by learning where the task can train; biases in float16."""
+        sparse = {n: p.scheme for n, p in chosen.items() if isinstance(p.scheme, Sparse)}
+        shared = {n: p.scheme for n, p in chosen.items() if isinstance(p.scheme, Codebook)}
+        side = [n for n, _, p in parameters(self.model) if p.is_floating_point() and p.ndim < 2 and _narrows(p)]
+        last = (Stage("side", {Sites(tuple(side)): Float(Width.FLOAT16)}),) if side else ()
+        if self.task.train is None or self.task.loss is None:
+            both = Stage("share", sparse | shared, metric=self.rule)
+            return Recipe(NAME, ((both,) if both.schemes else ()) + last)
+        training = Training(self.effort.epochs, self.effort.lr)
+        pruned = {n: replace(s, values=Float()) for n, s in sparse.items()}
+        kept = {n: Sparse(Magnitude(), s.values) for n, s in sparse.items()}
+        stages = []
+        if pruned:
+            every = Cubic(every=8, end=0.6)
+            stages.append(
+                Stage("prune", pruned, self.rule, schedule=every, learn=Learn.LATENT, training=training, objective=self.objective)
+            )
+        if kept | shared:
+            finer = replace(training, epochs=max(1, training.epochs // 2), lr=training.lr / 3, seed=training.seed + 1)
+            stages.append(Stage("share", kept | shared, training=finer, objective=self.objective))
+        return Recipe(NAME, (*stages, *last))
+
+
+def _blind(task: Task) -> bool:
+    return task.calibration is None and task.train is None
+
+
+def _narrows(p: torch.Tensor) -> bool:
+    """Whether float16 holds a bias or norm to within a thousandth of its largest entry."""
+    if p.dtype.itemsize <= 2:
+        return False
+    error = (p.detach().half().to(p.dtype) - p.detach()).abs().max()
+    return bool(torch.isfinite(error)) and bool(error <= 1e-3 * p.detach().abs().max())
+
+
+def standing(model: nn.Module, original: nn.Module, task: Task) -> float:
+    """How good the model is for choosing, higher is better: on the selection data in the task's quality, else by the
+    task's ``evaluate``, else by how near the outputs are to the original's, in per cent.
+    """
+    if task.selection is not None:
+        value = measure(model, task.selection(), task.quality)
+        return value if task.quality.higher_is_better else -value
+    if task.evaluate is not None:
+        with evaluating(model):
+            return float(task.evaluate(model))
+    return nearness(model, original, task)
+
+
+@torch.no_grad()
+def nearness(model: nn.Module, original: nn.Module, task: Task) -> float:
+    """``100 (1 − ‖f(x) − f₀(x)‖ / ‖f₀(x)‖)`` over the calibration data, or the example where there is none."""
+    error = norm = 0.0
+    with evaluating(model), evaluating(original):
+        for run_on in _inputs(task, device_of(model)):
+            for ours, theirs in zip(tensors_of(run_on(model)), tensors_of(run_on(original)), strict=True):
+                error += float((ours - theirs).double().square().sum())
+                norm += float(theirs.double().square().sum())
+    return 100 * (1 - (error / norm) ** 0.5) if norm else 100.0
+
+
+def _inputs(task: Task, device: torch.device) -> Iterator[Callable[[nn.Module], Any]]:
+    if _blind(task):
+        yield task.example().run
+        return
+    for batch in task.calibration_data():
+        yield partial(call, batch=moved(batch, device))

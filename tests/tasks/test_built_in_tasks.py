@@ -1,0 +1,149 @@
+"""The built-in tasks: their table, the digits in full, and the others where their data is at hand."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from featherweight.core.errors import SelectionError
+from featherweight.core.task import Task, measure, scores
+from featherweight.tasks import BUILT_IN, Tensors, by_number, find, mnist
+
+REAL = Path(os.environ.get("FEATHERWEIGHT_DATA", ""))
+MNIST_TASKS = ["mnist-lenet300", "mnist-lenet5", "fashion-lenet5"]
+SETTINGS = {"mnist-lenet300": mnist.LENET300, "mnist-lenet5": mnist.LENET5, "fashion-lenet5": mnist.FASHION_LENET5}
+NEEDS = {
+    "mnist-lenet300": "MNIST/raw",
+    "mnist-lenet5": "MNIST/raw",
+    "fashion-lenet5": "FashionMNIST/raw",
+    "cifar10-resnet20": "cifar-10-batches-py",
+}
+
+
+def real(name: str) -> Task:
+    """The task, or a skip where its data is absent: tests fetch nothing."""
+    if "FEATHERWEIGHT_DATA" not in os.environ or not (REAL / NEEDS[name]).is_dir():
+        pytest.skip(f"{NEEDS[name]} is not in FEATHERWEIGHT_DATA")
+    return find(name)
+
+
+def part(task: Task, name: str) -> Tensors:
+    data = getattr(task, name)()
+    assert isinstance(data, Tensors)
+    return data
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
+    """The task with a data folder of its own, so that its baseline is trained here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATHERWEIGHT_DATA", str(tmp_path_factory.mktemp("data")))
+        yield find("digits")
+
+
+def test_names_and_numbers_are_those_of_the_table() -> None:
+    assert {name: make().number for name, make in BUILT_IN.items()} == {
+        "digits": 1,
+        "mnist-lenet300": 2,
+        "mnist-lenet5": 3,
+        "fashion-lenet5": 4,
+        "cifar10-resnet20": 5,
+    }
+    for name, make in BUILT_IN.items():
+        task = make()
+        assert task.name == find(name).name == name
+        assert task.number is not None and by_number(task.number).name == name
+
+
+def test_an_unknown_number_lists_the_known_ones() -> None:
+    with pytest.raises(SelectionError, match="no task of number 99; known are 1 digits, 2 mnist-lenet300"):
+        by_number(99)
+
+
+def test_tasks_are_made_without_reading_data() -> None:
+    """Nor is scikit-learn imported, which takes a second."""
+    code = (
+        "import sys, featherweight.tasks as tasks\n"
+        "for number in range(1, 6):\n"
+        "    task = tasks.by_number(number)\n"
+        "    task.example().run(task.architecture())\n"
+        "assert 'sklearn' not in sys.modules\n"
+    )
+    environment = os.environ | {"FEATHERWEIGHT_DATA": "/nowhere", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+def test_the_digits_are_split_once_and_for_all(digits: Task) -> None:
+    parts = {name: part(digits, name) for name in ("train", "selection", "evaluation")}
+    assert {name: data.samples for name, data in parts.items()} == {"train": 998, "selection": 200, "evaluation": 599}
+    rows = torch.cat([data.inputs.flatten(1) for data in parts.values()])
+    assert len(rows.unique(dim=0)) == 1_797  # no digit is in two parts, and no two are equal
+    assert rows.mean().abs() < 1e-3 and (rows.std() - 1).abs() < 1e-3
+    for data in parts.values():
+        share = torch.bincount(data.targets, minlength=10) / data.samples
+        assert (share - 0.1).abs().max() < 0.006
+    # Frozen: another split would make figures of different versions incomparable.
+    assert parts["evaluation"].targets[::60].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert parts["evaluation"].inputs.double().sum().item() == pytest.approx(FROZEN_SUM, abs=1e-2)
+
+
+FROZEN_SUM = 0.0
+
+
+def test_the_baseline_of_the_digits(digits: Task) -> None:
+    state = torch.get_rng_state()
+    model = digits.model()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert measure(model, part(digits, "evaluation"), digits.quality) >= 98.0
+    assert measure(model, part(digits, "selection"), digits.quality) >= 98.0
+
+
+def test_training_data_is_shifted_and_calibration_data_is_not(digits: Task) -> None:
+    train, calibration = part(digits, "train"), digits.calibration_data()
+    assert isinstance(calibration, Tensors)
+    assert train.shuffle and train.augment is not None and torch.equal(train.inputs, calibration.inputs)
+    assert not calibration.shuffle and calibration.augment is None
+
+
+@pytest.mark.parametrize("name", MNIST_TASKS)
+def test_shapes_and_scale_of_mnist(name: str) -> None:
+    task = real(name)
+    parts = {kind: part(task, kind) for kind in ("train", "selection", "evaluation")}
+    counts = {kind: data.samples for kind, data in parts.items()}
+    assert counts == {"train": 55_000, "selection": 5_000, "evaluation": 10_000}
+    for data in parts.values():
+        assert data.inputs.shape[1:] == (1, 28, 28) and data.inputs.dtype == torch.float32
+        assert data.inputs.mean().abs() < 0.02 and (data.inputs.std() - 1).abs() < 0.02
+        assert torch.bincount(data.targets, minlength=10).min() > 0.085 * data.samples
+    assert task.loss is not None
+    inputs, targets = next(iter(parts["train"]))
+    assert inputs.min() >= parts["train"].inputs.min()  # what a shift brings in is black
+    task.loss(task.architecture()(inputs), (inputs, targets)).backward()
+
+
+@pytest.mark.parametrize(("name", "error"), [("mnist-lenet300", 1.64), ("mnist-lenet5", 0.80), ("fashion-lenet5", 10.5)])
+def test_the_trained_baselines_of_mnist(name: str, error: float) -> None:
+    task = real(name)
+    if not list((REAL / "models").glob(f"{name}-{SETTINGS[name].key()}.safetensors")):
+        pytest.skip(f"the baseline of {name} is not in FEATHERWEIGHT_DATA/models; training it takes minutes")
+    assert 100 - measure(task.model(), part(task, "evaluation"), task.quality) <= error
+
+
+def test_the_published_resnet20_scores_as_published() -> None:
+    task = real("cifar10-resnet20")
+    if not (REAL / "weights").is_dir():
+        pytest.skip("weights is not in FEATHERWEIGHT_DATA")
+    right = scores(task.model(), part(task, "evaluation"), task.quality)
+    assert (len(right), right.sum().item()) == (10_000, 9_173)
+
+
+def test_cifar_training_images_are_cropped_and_mirrored() -> None:
+    train = part(real("cifar10-resnet20"), "train")
+    assert train.samples == 45_000 and part(real("cifar10-resnet20"), "selection").samples == 5_000
+    inputs, targets = next(iter(train))
+    assert inputs.shape == (128, 3, 32, 32) and targets.shape == (128,)
+    assert torch.equal(inputs.amin(dim=(0, 2, 3)) >= train.inputs.amin(dim=(0, 2, 3)), torch.ones(3, dtype=torch.bool))
