@@ -76,6 +76,7 @@ class Checkpoint:
             student.learn({name: Learn(value) for name, value in record["learning"].items()}, record["rest"])
         base = {name.removeprefix("base/"): value for name, value in tensors.items() if name.startswith("base/")}
         student.resume(base)
+        student.taps.load_state_dict({k.removeprefix("tap/"): v for k, v in tensors.items() if k.startswith("tap/")})
         return position, _optimizer_state(record, tensors)
 
 
@@ -95,6 +96,7 @@ def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tens
         layouts[name] = [list(code.shape), str(code.dtype).removeprefix("torch."), _layout_record(code.layout())]
         tensors |= {f"stream/{name}/{stream.name}": stream.values for stream in code.streams()}
         tensors |= {f"field/{name}/{path}": value for path, value in code.tensors(Role.DIRECT).items()}
+    tensors |= {f"tap/{name}": value for name, value in student.taps.state_dict().items()}
     coded = student.codes.keys()
     return {
         "codes": layouts,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from math import prod
+from math import isfinite, prod
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FeatherweightError, FormatError, naming
 from featherweight.core.site import parameters
+from featherweight.graph.cut import Cut
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
+from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.uniform import UniformCode
 
@@ -30,10 +32,11 @@ KINDS: dict[int, type[Code]] = {
     2: SparseCode,
     3: UniformCode,
     4: CodebookCode,
+    5: LowRankCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {}
+EDITS: dict[str, type[Edit]] = {Cut.identifier: Cut}
 """Name in a file -> class of a structural edit."""
 
 BUILT_IN, USERS = 0, 1
@@ -117,6 +120,8 @@ def _claims_record(values: Any) -> tuple[int, float, float, int]:
     samples, total, parent, lost = values
     if type(samples) is not int or type(lost) is not int or not 0 <= lost <= samples:
         raise ValueError("claims that do not count")
+    if not isfinite(total) or not isfinite(parent):
+        raise ValueError("claims that are no numbers")
     return samples, float(total), float(parent), lost
 
 

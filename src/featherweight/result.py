@@ -1,8 +1,8 @@
 """What compression gives back: a model, a file, and what was measured; and measuring a file again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import comb
+from math import erfc, sqrt
 from os import PathLike
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from featherweight import file
 from featherweight.coding import write_atomic
+from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
@@ -18,6 +19,8 @@ from featherweight.core.task import Task, scores
 from featherweight.costs.operations import Operations, operations
 from featherweight.file import Claims
 from featherweight.run import Coverage
+
+EXACT_PAIRS = 10_000
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,16 @@ class Result:
         return "\n".join(lines) + "\n"
 
     def lines(self) -> list[Line]:
-        return lines(self.student)
+        return lines(file.state_codes(self.student))
 
     def operations(self) -> Operations:
         return operations(self.student.base, self.task.example())
 
 
-def lines(student: Compressed) -> list[Line]:
-    """Where the bytes of a file of ``student`` go, tensor by tensor."""
+def lines(codes: Mapping[str, Code]) -> list[Line]:
+    """Where the bytes of a file with these codes go, tensor by tensor."""
     found = []
-    for name, code in file.state_codes(student).items():
+    for name, code in codes.items():
         decoded = code.decode()
         bits = sum(file.stream_bits(code).values())
         before = decoded.numel() * decoded.element_size() * 8
@@ -120,9 +123,18 @@ def compare(task: Task, parent: nn.Module, student: nn.Module) -> Claims | None:
 
 
 def mcnemar(claims: Claims) -> float:
-    """The exact two-sided p-value that model and parent are equally often right (McNemar 1947), for scores of 0 and 1."""
-    discordant = claims.lost + claims.won
-    tail = sum(comb(discordant, k) for k in range(min(claims.lost, claims.won) + 1))
+    """The two-sided p-value that model and parent are equally often right (McNemar 1947), for scores of 0 and 1.
+
+    Exact up to ``EXACT_PAIRS`` discordant pairs, beyond by the normal approximation with continuity correction.
+    """
+    discordant, fewer = claims.lost + claims.won, min(claims.lost, claims.won)
+    if discordant > EXACT_PAIRS:
+        distance = max(0.0, (discordant - 1) / 2 - fewer)
+        return erfc(distance / sqrt(discordant / 2))
+    term = tail = 1
+    for k in range(fewer):
+        term = term * (discordant - k) // (k + 1)
+        tail += term
     return min(1.0, 2 * tail / 2**discordant)
 
 

@@ -21,12 +21,15 @@ from featherweight.training import loop
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a stage did: the parameters it coded with the relative error ``‖w − ŵ‖ / ‖w‖`` of each, and what it left."""
+    """What a stage did: the parameters it coded with the relative error ``‖w − ŵ‖ / ‖w‖`` of each, and what it left.
+
+    ``changes`` counts edits of the structure and tapped activations.
+    """
 
     stage: str
     touched: Mapping[str, float]
     skipped: Mapping[str, str]
-    edits: int = 0
+    changes: int = 0
     epochs: int = 0
 
 
@@ -68,6 +71,7 @@ def _carry_out(
     edits = stage.edit.decide(student, task) if stage.edit and epochs == 0 else ()
     for edit in edits:
         student.edit(edit)
+    taps = _tap(student, task, stage) if epochs == 0 else 0
     planned = plan_stage(student.base, stage)
     before = {name: student.weight(name).detach().clone() for name in planned.sites}
     bits = {name: _bits(student, name) for name in planned.sites}
@@ -81,7 +85,14 @@ def _carry_out(
     else:
         loop.learn(student, task, stage, project, teacher, start=epochs, state=state, keep=keep, watch=watch)
         student.settle()
-    return _covered(student, planned, before, bits, len(edits))
+    return _covered(student, planned, before, bits, len(edits) + taps)
+
+
+def _tap(student: Compressed, task: Task, stage: Stage) -> int:
+    sites = stage.tap.taps(student, task) if stage.tap else ()
+    for site in sites:
+        student.tap(site.module, site.function, site.output)
+    return len(sites)
 
 
 def _project(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
@@ -101,18 +112,18 @@ def _project(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str
 
 
 def _covered(
-    student: Compressed, planned: PlannedStage, before: Mapping[str, Tensor], bits: Mapping[str, float], edits: int
+    student: Compressed, planned: PlannedStage, before: Mapping[str, Tensor], bits: Mapping[str, float], changes: int
 ) -> Coverage:
     """The coverage record. Raises ``NoEffectError`` where nothing at all became of the stage."""
     errors = {name: _relative(w, student.weight(name).detach()) for name, w in before.items()}
     stage = planned.stage
     idle = all(error == 0 and _bits(student, name) >= bits[name] for name, error in errors.items())
-    if idle and not edits and (stage.training is None or bool(errors)):
+    if idle and not changes and (stage.training is None or bool(errors)):
         raise NoEffectError(
             f"nothing changed: all of {', '.join(errors) or 'no sites'} already are what the scheme makes of them; "
             "ask for more, or remove the stage"
         )
-    return Coverage(stage.name, errors, planned.skipped, edits, stage.training.epochs if stage.training else 0)
+    return Coverage(stage.name, errors, planned.skipped, changes, stage.training.epochs if stage.training else 0)
 
 
 def _relative(w: Tensor, v: Tensor) -> float:
@@ -135,9 +146,11 @@ def _keeper(kept: Checkpoint | None, number: int, student: Compressed) -> loop.K
 
 
 def _schemes(student: Compressed, task: Task, recipe: Recipe, at: Position) -> dict[str, Scheme]:
-    """The scheme in force at every coded parameter, at a position of the run."""
+    """The scheme in force at every coded parameter, at a position of the run; taps are put back on the way."""
     schemes: dict[str, Scheme] = {}
     for number, stage in enumerate(recipe.stages[: at.stage + 1]):
+        if number < at.stage or at.epochs:
+            _tap(student, task, stage)
         if number < at.stage:
             schemes |= plan_stage(student.base, stage).sites
         elif at.epochs and stage.training is not None:

@@ -100,6 +100,8 @@ class Compressed(nn.Module):
         learn = self._learning.get(name)
         if learn is None or learn is Learn.DIRECT:
             return self.weight(name).detach()
+        if learn is Learn.PULLED:
+            return self.parameter(name).detach()
         return self._schemes[name].carried(self.parameter(name).detach(), self._code(name))
 
     def encode(self, codes: Mapping[str, Code], schemes: Mapping[str, Scheme]) -> None:
@@ -108,7 +110,7 @@ class Compressed(nn.Module):
             if name not in self._names:
                 raise SelectionError(f"the model has no parameter {name!r} (tied weights go by their first name)")
             learn = self._learning.get(name)
-            carried = self.source(name).clone() if learn in (Learn.LATENT, Learn.BOTH) else None
+            carried = None if learn in (None, Learn.DIRECT) else self.source(name).clone()
             self._codes[name], self._schemes[name] = code, schemes[name]
             if carried is not None:
                 self.parameter(name).data.copy_(carried)
@@ -212,7 +214,7 @@ class Compressed(nn.Module):
         prefix = self._key(name, "")
         for key in [key for key in self._fields if key.startswith(prefix)]:
             del self._fields[key]
-        if mode is not Learn.LATENT:
+        if mode in (Learn.DIRECT, Learn.BOTH):
             for path, tensor in self._codes[name].tensors(Role.DIRECT).items():
                 self._fields[self._key(name, path)] = nn.Parameter(tensor.detach().clone())
 
@@ -225,13 +227,19 @@ class Compressed(nn.Module):
     def _weight(self, name: str) -> Tensor:
         if self._learning[name] is Learn.DIRECT:
             return self._code(name).decode()
+        if self._learning[name] is Learn.PULLED:
+            return self.parameter(name)
         return self._schemes[name].through(self.parameter(name), self._code(name))
 
     def _settled(self, name: str) -> Code:
         code = self._code(name).map(torch.detach).stored()
-        if self._learning[name] is Learn.DIRECT:
-            return code
-        return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
+        match self._learning[name]:
+            case Learn.DIRECT:
+                return code
+            case Learn.PULLED:
+                return self._schemes[name].project(self.parameter(name).detach())
+            case _:
+                return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
 
     def _swapped(self) -> dict[str, Tensor]:
         return {name: self._weight(name) for name in self._learning}

@@ -27,6 +27,7 @@ class Learn(Enum):
     DIRECT = "direct"  # the code's own real numbers: survivors, centroids, scales
     LATENT = "latent"  # the dense weight, seen through the scheme at every step
     BOTH = "both"  # a dense weight and the code's real numbers: learned steps
+    PULLED = "pulled"  # the dense weight itself, which a penalty of the objective pulls towards its code
 
 
 class Schedule(ABC):
@@ -49,16 +50,19 @@ class OneShot(Schedule):
 class Iterative(Schedule):
     """``rounds`` equal parts of the training, each begun by a projection to ``1 − (1 − k/n)^power`` of the effect.
 
-    Power 1 takes equal amounts off the whole each round (Han et al. 2015 prune and retrain in rounds).
+    Power 1 takes equal amounts off the whole each round (Han et al. 2015 prune and retrain in rounds); ``fixed``
+    projects to the whole effect in every round, as alternating algorithms do.
     """
 
     rounds: int
     power: float = 1.0
+    fixed: bool = False
 
     def targets(self, steps: int) -> dict[int, float]:
         if steps < self.rounds:
             return {0: 1.0}
-        return {k * steps // self.rounds: 1 - (1 - (k + 1) / self.rounds) ** self.power for k in range(self.rounds)}
+        shares = [1.0 if self.fixed else 1 - (1 - (k + 1) / self.rounds) ** self.power for k in range(self.rounds)]
+        return {k * steps // self.rounds: share for k, share in enumerate(shares)}
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,23 @@ class EditRule(ABC):
         """Edits for the student's base module; the student is not changed."""
 
 
+@dataclass(frozen=True, eq=False)
+class TapSite:
+    """The first input of a module, or its output, and the module that it is sent through."""
+
+    module: str
+    function: nn.Module
+    output: bool = False
+
+
+class TapRule(ABC):
+    """Which activations a stage sends through which functions: quantizers."""
+
+    @abstractmethod
+    def taps(self, student: "Compressed", task: Task) -> Sequence[TapSite]:
+        """Taps for the student, which is not changed. The same student and task give the same sites."""
+
+
 class Projector(ABC):
     """Projects where a scheme's own projection does not: a solver for the full metric."""
 
@@ -183,7 +204,7 @@ class Projector(ABC):
 
 @dataclass(frozen=True)
 class Stage:
-    """Edit the structure, project the sites onto their schemes, following the schedule, and learn in between.
+    """Edit the structure, tap activations, project the sites onto their schemes, following the schedule, and learn in between.
 
     ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
     only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the
@@ -196,6 +217,7 @@ class Stage:
     metric: MetricRule = MagnitudeRule()
     projector: Projector | None = None
     edit: EditRule | None = None
+    tap: TapRule | None = None
     schedule: Schedule = OneShot()
     learn: Learn = Learn.DIRECT
     training: Training | None = None

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
-from featherweight.papers import deep_compression
+from featherweight.papers import deep_compression, gptq, lc_low_rank, lsq, pruning_filters, xnor_net
 from featherweight.papers.paper import Claim, Paper
 
 PAPERS: dict[str, Callable[[], Paper]] = {
     "deep-compression": deep_compression.paper,
+    "pruning-filters": pruning_filters.paper,
+    "xnor-net": xnor_net.paper,
+    "lsq": lsq.paper,
+    "lc-low-rank": lc_low_rank.paper,
+    "gptq": gptq.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

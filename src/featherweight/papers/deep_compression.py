@@ -29,7 +29,7 @@ KEPT: Mapping[str, Mapping[str, float]] = {
 }
 """Share of the weights that stays, a layer: the shares of the paper's tables for its two MNIST networks."""
 
-EPOCHS = {"mnist-lenet300": (20, 10), "mnist-lenet5": (10, 5)}
+EPOCHS = {"mnist-lenet300": (20, 10), "mnist-lenet5": (10, 5), "digits": (60, 30)}
 
 
 def recipe(task: str = "", *, epochs: tuple[int, int] | None = None) -> Recipe:
@@ -48,7 +48,7 @@ def recipe(task: str = "", *, epochs: tuple[int, int] | None = None) -> Recipe:
     return Recipe(
         "deep-compression",
         (
-            Stage("prune", pruned, schedule=Cubic(every=50), learn=Learn.LATENT, training=Training(first, 1e-3, adam)),
+            Stage("prune", pruned, schedule=Cubic(every=20), learn=Learn.LATENT, training=Training(first, 1e-3, adam)),
             Stage("share", shared, training=Training(second, 3e-4, adam, seed=1)),
             Stage("side", {Sites(("*.bias",)): Float(Width.FLOAT16)}),
         ),

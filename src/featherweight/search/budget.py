@@ -62,35 +62,37 @@ def search(
 ) -> Trial:
     """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, several times.
 
-    The trade λ is bisected in its logarithm. With ``budget.drop``, the smallest file whose drop on the selection data
-    is within the limit; with ``budget.size``, the file nearest below the limit, the least drop among those tried; with
-    both, both must hold. Raises ``BudgetError`` with the nearest trial otherwise.
+    The trade λ is bisected in its logarithm. With ``budget.size``, the model with the least drop among those tried
+    that fit; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the smallest file among those tried
+    whose drop on the selection data is within the limit. Raises ``BudgetError`` with the nearest trial otherwise.
     """
     if budget.size is None and budget.drop is None:
         raise BudgetError("give a limit: a size in bytes (--max-size), a drop in quality (--max-drop), or both")
     tries = _Tries(model, task, effort, objective or distillation(), watch)
-    good: list[Trial] = []
-    near: list[Trial] = []
+    trials: list[Trial] = []
     low, high = tries.bounds
     for _ in range(effort.trials):
         price = exp((log(low) + log(high)) / 2)
-        trial = tries.run(price)
+        trials.append(tries.run(price))
         if tell is not None:
-            tell(trial)
-        small = budget.size is None or trial.size <= budget.size
-        fine = budget.drop is None or trial.drop <= budget.drop
-        (good if small and fine else near).append(trial)
-        if small and (budget.drop is None or not fine):
-            high = price  # smaller than need be, or worse than allowed: spend more bits
+            tell(trials[-1])
+        if _within(trials[-1], budget if budget.size is None else Budget(size=budget.size)):
+            low, high = (price, high) if budget.size is None else (low, price)
         else:
-            low = price
+            low, high = (low, price) if budget.size is None else (price, high)
+    good = [trial for trial in trials if _within(trial, budget)]
     if not good:
-        best = min(near, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
+        near = min(trials, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
         raise BudgetError(
-            f"no trial met {_limits(budget, task)}; the nearest has {best.size} bytes and a drop of "
-            f"{best.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
+            f"no trial met {_limits(budget, task)}; the nearest has {near.size} bytes and a drop of "
+            f"{near.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
         )
-    return min(good, key=(lambda t: t.size) if budget.drop is not None else (lambda t: (t.drop, t.size)))
+    return min(good, key=lambda t: (t.drop, t.size) if budget.size is not None else (t.size, t.drop))
+
+
+def _within(trial: Trial, budget: Budget) -> bool:
+    small = budget.size is None or trial.size <= budget.size
+    return small and (budget.drop is None or trial.drop <= budget.drop)
 
 
 def _limits(budget: Budget, task: Task) -> str:

@@ -1,0 +1,1 @@
+"""Quantizers of activations, and where they stand."""

@@ -1,0 +1,46 @@
+"""Whose a file is. Nothing in a file ever causes an import: a user's task is named on the command line."""
+
+from typing import TYPE_CHECKING
+
+from featherweight.coding import Reader, open_sealed
+from featherweight.core.errors import SelectionError, TaskError
+from featherweight.core.task import Task
+from featherweight.file import BUILT_IN, USERS, Header
+from featherweight.tasks import by_number, find
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def header_of(data: bytes) -> Header:
+    """What a file says of its task, without its codes; claims of a built-in task's file are not read."""
+    reader = Reader(open_sealed(data))
+    kind = reader.unsigned()
+    if kind == BUILT_IN:
+        return Header(number=reader.unsigned())
+    return Header.parse(reader.text()) if kind == USERS else Header()
+
+
+def task_of(data: bytes, named: str | None) -> Task:
+    """The task that ``--task`` names, else the built-in one of the file's number."""
+    header = header_of(data)
+    if named is None:
+        if header.number is None:
+            hint = f"it was made from {header.task}. " if header.task else ""
+            raise TaskError(
+                f"the file is of a task that is not built in: {hint}Name the task with --task file.py:function; "
+                "no file ever causes code to be imported"
+            )
+        return by_number(header.number)
+    task = find(named)
+    if None not in (task.number, header.number) and task.number != header.number:
+        raise SelectionError(f"the file is of built-in task {header.number}, and --task {named} is {task.number}")
+    return task
+
+
+def architecture_of(data: bytes, named: str | None) -> "tuple[Task | None, nn.Module | None]":
+    """The task and its architecture; neither where a user's file comes without ``--task`` and names its tensors itself."""
+    if named is None and header_of(data).number is None:
+        return None, None
+    task = task_of(data, named)
+    return task, task.architecture()

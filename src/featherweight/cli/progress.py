@@ -1,0 +1,53 @@
+"""Progress of a compression on stderr: bars in a terminal, a line for every trial anywhere."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from featherweight.cli.output import console
+
+if TYPE_CHECKING:
+    from featherweight.search.budget import Trial
+    from featherweight.training import loop
+
+
+class Bars:
+    """A bar for the stage that is learning; ``watch`` and ``tell`` go to ``compress``."""
+
+    def __init__(self, unit: str, trials: int) -> None:
+        out = console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+        self.unit, self.trials, self.done = unit, trials, 0
+        self.bar: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def watch(self, now: "loop.Progress") -> None:
+        """Told of every training step."""
+        if self.progress.disable:
+            return
+        if self.bar is None or now.step == 1:
+            self._close()
+            self.bar = self.progress.add_task("", total=now.steps, loss="")
+        text = f"{now.stage}, epoch {now.epoch} of {now.epochs}"
+        self.progress.update(self.bar, completed=now.step, description=text, loss=f"loss {now.loss:.4f}")
+        if now.step == now.steps:
+            self._close()
+
+    def tell(self, trial: "Trial") -> None:
+        """Told of every trial of a search."""
+        self.done += 1
+        line = f"trial {self.done} of {self.trials}: {trial.size:,} bytes, drop {trial.drop:.3g} {self.unit} (selection data)"
+        self.progress.console.print(line, soft_wrap=True)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.progress.remove_task(self.bar)
+            self.bar = None

@@ -1,0 +1,1 @@
+"""Structure: labels of channels, and cutting them."""

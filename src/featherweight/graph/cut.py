@@ -1,0 +1,138 @@
+"""Cutting channels: a structural edit decided on labels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.core.compressed import Compressed, assign
+from featherweight.core.edit import Edit
+from featherweight.core.errors import FormatError, SelectionError
+from featherweight.core.site import parameters
+from featherweight.core.stage import EditRule
+from featherweight.core.task import Task
+from featherweight.graph.labels import Labels, find_labels
+
+Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
+"""Name of a parameter or buffer -> dimension -> indices that stay, ascending."""
+
+
+@dataclass(frozen=True)
+class Cut(Edit):
+    """Keep only these indices of these dimensions; the layers' size attributes follow."""
+
+    kept: Kept
+    identifier: ClassVar[str] = "cut"
+
+    def apply(self, model: nn.Module) -> None:
+        buffers = dict(model.named_buffers())
+        tied = {first: names for first, names, _ in parameters(model)}
+        for name in self.kept:
+            if name in buffers:
+                owner, _, leaf = name.rpartition(".")
+                model.get_submodule(owner)._buffers[leaf] = self.slice(name, buffers[name])
+            elif name in tied:
+                before = model.get_parameter(name)
+                after = nn.Parameter(self.slice(name, before.detach()), requires_grad=before.requires_grad)
+                assign(model, tied[name], after)
+            else:
+                raise FormatError(f"the model has no tensor {name!r} to cut")
+        for module in {name.rpartition(".")[0] for name in self.kept}:
+            resize(model.get_submodule(module))
+
+    def slice(self, name: str, tensor: Tensor) -> Tensor:
+        for dim, indices in self.kept.get(name, {}).items():
+            if dim >= tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
+                raise FormatError(f"a cut of {name!r} in dimension {dim} does not fit its shape {tuple(tensor.shape)}")
+            tensor = tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
+        return tensor.clone()
+
+    def to_json(self) -> dict[str, object]:
+        return {name: {str(dim): list(at) for dim, at in dims.items()} for name, dims in self.kept.items()}
+
+    @classmethod
+    def from_json(cls, record: dict[str, object]) -> "Cut":
+        kept: dict[str, dict[int, tuple[int, ...]]] = {}
+        for name, dims in record.items():
+            if not isinstance(dims, dict):
+                raise FormatError(f"the cut of {name!r} is not a table of dimensions")
+            kept[name] = {int(dim): _ascending(at) for dim, at in dims.items()}
+        return cls(kept)
+
+
+def _ascending(indices: Any) -> tuple[int, ...]:
+    if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
+        raise FormatError("the indices of a cut are not a list of integers")
+    if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
+        raise FormatError("the indices of a cut do not ascend")
+    return tuple(indices)
+
+
+def resize(module: nn.Module) -> None:
+    """Make a layer's size attributes say what its tensors are."""
+    match module:
+        case nn.Linear():
+            module.out_features, module.in_features = module.weight.shape
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            if module.groups > 1 and module.weight.shape[1] == 1:
+                module.groups = module.weight.shape[0]
+            module.out_channels = module.weight.shape[0]
+            module.in_channels = module.weight.shape[1] * module.groups
+        case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
+            sized = module.weight if module.weight is not None else module.running_mean
+            module.num_features = len(sized) if sized is not None else module.num_features
+
+
+def cut(labels: Labels, dead: Iterable[int], model: nn.Module) -> Cut:
+    """The edit that removes these labels wherever they appear."""
+    gone: dict[str, dict[int, set[int]]] = {}
+    for label in dead:
+        for name, dim, index in labels.free[label]:
+            gone.setdefault(name, {}).setdefault(dim, set()).add(index)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    return Cut({
+        name: {dim: tuple(i for i in range(shapes[name][dim]) if i not in at) for dim, at in dims.items()}
+        for name, dims in gone.items()
+    })
+
+
+def masked(labels: Labels, dead: Iterable[int], model: nn.Module) -> None:
+    """Zero every slice of these labels, in place, biases and statistics too: what a cut model must equal."""
+    state = model.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for label in dead:
+            for name, dim, index in labels.free[label]:
+                state[name].select(dim, index).zero_()
+
+
+@dataclass(frozen=True)
+class CutFilters(EditRule):
+    """Cut a ``share`` of each group of labels, those with the least sum of ``|w|`` over their output slices.
+
+    Li et al. 2017, arXiv 1608.08710, section 3.1, with the sum over all layers that a label couples. At least
+    ``least`` labels stay in a group.
+    """
+
+    share: float
+    least: int = 1
+
+    def decide(self, student: Compressed, task: Task) -> Sequence[Edit]:
+        labels = find_labels(student.base, task.example())
+        dead: list[int] = []
+        for group in labels.groups():
+            scores = torch.tensor([self._score(student, labels, label) for label in group])
+            count = min(round(self.share * len(group)), len(group) - self.least)
+            dead += [group[i] for i in scores.argsort(stable=True)[: max(count, 0)].tolist()]
+        if not dead:
+            barriers = "; ".join(labels.barriers) or "none"
+            raise SelectionError(f"no channel can be cut at a share of {self.share} (operators in the way: {barriers})")
+        return [cut(labels, dead, student.base)]
+
+    def _score(self, student: Compressed, labels: Labels, label: int) -> float:
+        total = 0.0
+        for name, dim, index in labels.free[label]:
+            if dim == 0 and name in student.names and student.parameter(name).ndim > 1:
+                total += float(student.weight(name).detach().select(0, index).abs().sum())
+        return total

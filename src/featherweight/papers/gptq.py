@@ -1,0 +1,39 @@
+"""GPTQ: post-training quantization by a column sweep (Frantar et al. 2022)."""
+
+from featherweight.core.site import WEIGHTS
+from featherweight.core.stage import Recipe, Reference, Stage
+from featherweight.metrics.hessian import InputMoment
+from featherweight.papers.paper import Claim, Paper
+from featherweight.schemes.uniform import Fit, PerChannel, Uniform
+from featherweight.solvers.sweep import ColumnSweep
+
+REFERENCE = Reference(
+    "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
+    "Frantar, Ashkboos, Hoefler and Alistarh",
+    2022,
+    "2210.17323",
+)
+DEVIATIONS = (
+    "scales per output channel are searched for least squares before the sweep and kept during it",
+    "layers are measured one at a time behind compressed ones, without lazy blocks",
+)
+
+
+def recipe(task: str = "", *, bits: int = 3) -> Recipe:
+    """Every weight to ``bits`` bits in the metric of its inputs, layer by layer."""
+    scheme = Uniform(bits, granularity=PerChannel(), fit=Fit.SEARCH)
+    stage = Stage("sweep", {WEIGHTS: scheme}, metric=InputMoment(), projector=ColumnSweep())
+    return Recipe("gptq", (stage,), REFERENCE, DEVIATIONS)
+
+
+def paper() -> Paper:
+    return Paper(
+        "gptq",
+        REFERENCE,
+        "Quantize a layer's weight column by column; after each, move the columns to come so that the layer's output "
+        "changes least, by the inverse of the inputs' second moment.",
+        (Claim("OPT-175B, 4 bits", "perplexity on WikiText2 8.34 to 8.37", "(memory)"),),
+        ("digits", "cifar10-resnet20"),
+        recipe,
+        DEVIATIONS,
+    )

@@ -1,0 +1,43 @@
+"""XNOR-Net: binary weights and inputs (Rastegari et al. 2016)."""
+
+from featherweight.activations.quantizers import Signs
+from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
+from featherweight.core.site import Sites
+from featherweight.papers.paper import Claim, Paper
+from featherweight.schemes.uniform import PerChannel, Uniform
+
+REFERENCE = Reference(
+    "XNOR-Net: ImageNet Classification Using Binary Convolutional Neural Networks",
+    "Rastegari, Ordonez, Redmon and Farhadi",
+    2016,
+    "1603.05279",
+)
+DEVIATIONS = (
+    "scales start at mean|w| of a filter and are then learned, instead of recomputed at every step",
+    "inputs are plain signs, without the input scale K, and blocks keep the network's own order",
+)
+
+
+def recipe(task: str = "", *, inputs: bool = False, epochs: int = 20) -> Recipe:
+    """Binary weights (and, with ``inputs``, binary inputs) of all layers but the first and the last."""
+    inner = Sites(exclude=("conv1.*", "fc2.*"), min_dims=2)
+    stage = Stage(
+        "binarize",
+        {inner: Uniform(1, granularity=PerChannel())},
+        tap=Signs(("conv[23]", "fc1")) if inputs else None,
+        learn=Learn.BOTH,
+        training=Training(epochs, 2e-3),
+    )
+    return Recipe("xnor-net", (stage,), REFERENCE, DEVIATIONS)
+
+
+def paper() -> Paper:
+    return Paper(
+        "xnor-net",
+        REFERENCE,
+        "Weights are signs times one scale a filter; inputs may be signs too; gradients pass straight through.",
+        (Claim("ResNet-18, ImageNet", "top-1 69.3 % to 60.8 % (weights), 51.2 % (weights and inputs)", "(memory)"),),
+        ("digits",),
+        recipe,
+        DEVIATIONS,
+    )

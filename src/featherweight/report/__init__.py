@@ -1,0 +1,1 @@
+"""What is told of a compression: figures, tables for a terminal, cards of papers."""

@@ -1,0 +1,1 @@
+"""Projections that a scheme alone cannot make: column sweeps in the full metric."""
