@@ -11,6 +11,8 @@ from featherweight.tasks import by_number, find
 if TYPE_CHECKING:
     from torch import nn
 
+LIMIT = 1 << 30
+
 
 def header_of(data: bytes) -> Header:
     """What a file says of its task, without its codes; claims of a built-in task's file are not read."""
@@ -39,8 +41,13 @@ def task_of(data: bytes, named: str | None) -> Task:
 
 
 def architecture_of(data: bytes, named: str | None) -> "tuple[Task | None, nn.Module | None]":
-    """The task and its architecture; neither where a user's file comes without ``--task`` and names its tensors itself."""
+    """The task and its architecture; neither for a user's file without ``--task``, which names its tensors itself."""
     if named is None and header_of(data).number is None:
         return None, None
     task = task_of(data, named)
     return task, task.architecture()
+
+
+def limit(max_bytes: int | None) -> int:
+    """Bytes that a file's tensors may take decoded."""
+    return LIMIT if max_bytes is None else max_bytes

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Self
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from featherweight.cli.output import console
+from featherweight.core.task import Task
+from featherweight.report.outlook import judged_on
 
 if TYPE_CHECKING:
     from featherweight.search.budget import Trial
@@ -15,11 +17,16 @@ if TYPE_CHECKING:
 class Bars:
     """A bar for the stage that is learning; ``watch`` and ``tell`` go to ``compress``."""
 
-    def __init__(self, unit: str, trials: int) -> None:
+    def __init__(self, task: Task, trials: int) -> None:
         out = console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
         self.progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
-        self.unit, self.trials, self.done = unit, trials, 0
+        self.task, self.trials, self.done = task, trials, 0
         self.bar: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -44,7 +51,8 @@ class Bars:
     def tell(self, trial: "Trial") -> None:
         """Told of every trial of a search."""
         self.done += 1
-        line = f"trial {self.done} of {self.trials}: {trial.size:,} bytes, drop {trial.drop:.3g} {self.unit} (selection data)"
+        drop = f"a drop of {trial.drop:.3g} {self.task.quality.unit}".rstrip()
+        line = f"trial {self.done} of {self.trials}: {trial.size:,} bytes, {drop}, by {judged_on(self.task)}"
         self.progress.console.print(line, soft_wrap=True)
 
     def _close(self) -> None:

@@ -4,13 +4,26 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
-from featherweight.papers import deep_compression, gptq, lc_low_rank, lsq, pruning_filters, xnor_net
+from featherweight.papers import (
+    deep_compression,
+    gptq,
+    gradual_pruning,
+    han_pruning,
+    knowledge_distillation,
+    lc_low_rank,
+    lsq,
+    pruning_filters,
+    xnor_net,
+)
 from featherweight.papers.paper import Claim, Paper
 
 PAPERS: dict[str, Callable[[], Paper]] = {
+    "han-pruning": han_pruning.paper,
     "deep-compression": deep_compression.paper,
+    "knowledge-distillation": knowledge_distillation.paper,
     "pruning-filters": pruning_filters.paper,
     "xnor-net": xnor_net.paper,
+    "gradual-pruning": gradual_pruning.paper,
     "lsq": lsq.paper,
     "lc-low-rank": lc_low_rank.paper,
     "gptq": gptq.paper,

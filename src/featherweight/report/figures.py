@@ -15,6 +15,7 @@ def quality(value: float, unit: str) -> str:
 
 
 def difference(value: float, unit: str) -> str:
+    value += 0.0  # no minus before a zero
     return f"{value:+.2f} points" if unit == "%" else f"{value:+.4g} {unit}".rstrip()
 
 

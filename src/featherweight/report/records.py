@@ -54,11 +54,11 @@ def claims_record(claims: Claims | None, quality: Quality) -> dict[str, Any] | N
     }
 
 
-def failed_record(path: str, size: int | None, error: Exception) -> dict[str, Any]:
+def failed_record(path: str, error: Exception) -> dict[str, Any]:
     """A file that could not be measured, with the reason; the same keys as one that could."""
     return {
         "file": path,
-        "bytes": size,
+        "bytes": None,
         "task": None,
         "claimed": None,
         "ok": False,
@@ -70,10 +70,6 @@ def failed_record(path: str, size: int | None, error: Exception) -> dict[str, An
 def contents_record(path: str, contents: Contents, task: str | None, quality: Quality | None) -> dict[str, Any]:
     header = contents.header
     claims = header.claims
-    if quality is not None:
-        said = claims_record(claims, quality)
-    else:
-        said = None if claims is None else raw_claims(claims)
     return {
         "file": path,
         "bytes": contents.size,
@@ -81,11 +77,13 @@ def contents_record(path: str, contents: Contents, task: str | None, quality: Qu
         "number": header.number,
         "recipe": header.recipe or None,
         "edits": [edit.identifier for edit in header.edits],
-        "claimed": said,
+        "claimed": raw_claims(claims) if quality is None else claims_record(claims, quality),
         **ledger_json(ledger(lines(contents.codes), contents.size)),
     }
 
 
-def raw_claims(claims: Claims) -> dict[str, Any]:
+def raw_claims(claims: Claims | None) -> dict[str, Any] | None:
     """Sums of scores as the file has them: what they are called, only the task knows."""
+    if claims is None:
+        return None
     return {"samples": claims.samples, "total": claims.total, "parent_total": claims.parent, "lost": claims.lost}

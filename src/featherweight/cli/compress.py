@@ -1,0 +1,158 @@
+"""``featherweight compress``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featherweight.cli.guard import AsJson, Debug
+from featherweight.cli.output import emit, show
+from featherweight.cli.places import check_checkpoint, check_output
+from featherweight.cli.sizes import parse_size
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.stage import Budget, Recipe
+    from featherweight.core.task import Task
+    from featherweight.report.summary import Summary
+    from featherweight.result import Result
+    from featherweight.search.budget import Effort
+
+
+def compress(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", help="A built-in task (see `featherweight tasks`), or my_task.py:function.")
+    ],
+    recipe: Annotated[str | None, typer.Option(help="Carry out this paper's recipe (see `papers`).")] = None,
+    max_size: Annotated[
+        int | None,
+        typer.Option(parser=parse_size, metavar="SIZE", help="At most this size: 17kB, 17KiB, 1.5MB, 17200."),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="At most this loss of quality, in the task's unit, on its selection data."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file to write; TASK.fwt if not given.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Recipes that a search tries.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training data that a trial learns for.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Keep a recipe's run in this folder, and go on from there if it was stopped.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done; read no data, write nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make the model of a task small and write it as a .fwt file.
+
+    With --recipe, by a published method; with --max-size, --max-drop or both, by a search for a scheme a tensor.
+    """
+    _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint)
+    from featherweight.core.stage import Budget
+    from featherweight.search.budget import Effort
+    from featherweight.tasks import find
+
+    found = find(task)
+    chosen = recipe_of(recipe, found) if recipe is not None else None
+    budget = Budget(max_size, max_drop) if chosen is None else None
+    effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
+    if dry_run:
+        _print_plan(found, chosen, budget, effort, as_json)
+        return
+    path = output or Path(f"{found.name}.fwt")
+    check_output(path, force)
+    if checkpoint is not None:
+        check_checkpoint(checkpoint)
+    result, parent = carry_out(found, chosen, budget, effort, checkpoint)
+    print_result(save(result, parent, path), path, as_json)
+
+
+def _check_usage(
+    recipe: str | None,
+    max_size: int | None,
+    max_drop: float | None,
+    trials: int | None,
+    epochs: int | None,
+    checkpoint: Path | None,
+) -> None:
+    limited = max_size is not None or max_drop is not None
+    if (recipe is not None) == limited:
+        raise typer.BadParameter("give either --recipe PAPER, or limits: --max-size SIZE, --max-drop DROP, or both")
+    if recipe is not None and (trials or epochs):
+        raise typer.BadParameter("--trials and --epochs are of a search; a recipe has its own number of epochs")
+    if limited and checkpoint is not None:
+        raise typer.BadParameter("--checkpoint is for a run with --recipe; a search's trials are short")
+
+
+def recipe_of(paper: str, task: "Task") -> "Recipe":
+    """The paper's recipe as tuned for a built-in task, or its general one."""
+    from featherweight.papers import find
+
+    return find(paper).recipe(task.name if task.number is not None else "")
+
+
+def carry_out(
+    task: "Task", recipe: "Recipe | None", budget: "Budget | None", effort: "Effort", checkpoint: Path | None
+) -> "tuple[Result, nn.Module]":
+    """Compress with progress on stderr; the original model, built once, comes along."""
+    from featherweight.cli.progress import Bars
+    from featherweight.compression import compress as run
+
+    parent = task.model()
+    with Bars(task, effort.trials) as bars:
+        result = run(
+            replace(task, model=lambda: parent),
+            recipe,
+            budget,
+            effort=effort,
+            checkpoint=checkpoint,
+            watch=bars.watch,
+            tell=bars.tell,
+        )
+    return result, parent
+
+
+def save(result: "Result", parent: "nn.Module", path: Path | None) -> "Summary":
+    """Write the file, where one is wanted, and sum up."""
+    from featherweight.report.summary import summarize
+
+    size = result.save(path) if path is not None else result.size
+    return summarize(result, parent, size)
+
+
+def print_result(told: "Summary", path: Path, as_json: bool) -> None:
+    from featherweight.report import terminal
+
+    if as_json:
+        emit({"file": str(path), **told.to_json()})
+    else:
+        show(*terminal.summary(told), f"written to {path}")
+
+
+def _print_plan(
+    task: "Task", recipe: "Recipe | None", budget: "Budget | None", effort: "Effort", as_json: bool
+) -> None:
+    from featherweight.core.plan import plan
+    from featherweight.report import outlook
+
+    model = task.architecture()
+    if recipe is not None:
+        planned = plan(model, recipe)
+        record: dict[str, Any] = outlook.plan_record(planned)
+        lines = [*outlook.plan_lines(planned)]
+    else:
+        assert budget is not None
+        ahead = outlook.search_outlook(task, model, budget, effort)
+        record, lines = outlook.search_record(ahead), [*outlook.search_lines(ahead)]
+    if as_json:
+        emit({"dry_run": True, "task": task.name, **record})
+    else:
+        show(*lines, "dry run: nothing was trained, nothing was written")

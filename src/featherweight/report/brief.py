@@ -1,0 +1,27 @@
+"""Settings in short: what differs from a class's defaults, and nothing else."""
+
+from dataclasses import MISSING, Field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+
+def brief(value: Any) -> str:
+    """``Sparse(Fraction(0.9), Codebook(32))``: leading fields by position, later ones by name, defaults left out."""
+    if isinstance(value, Enum):
+        return value.name.lower()
+    if not is_dataclass(value) or isinstance(value, type):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    parts, positional = [], True
+    for each in fields(value):
+        given = getattr(value, each.name)
+        if _is_default(each, given):
+            positional = False
+        else:
+            parts.append(brief(given) if positional else f"{each.name}={brief(given)}")
+    return f"{type(value).__name__}({', '.join(parts)})" if parts else type(value).__name__
+
+
+def _is_default(each: "Field[Any]", given: Any) -> bool:
+    if each.default_factory is not MISSING:
+        return bool(given == each.default_factory())
+    return each.default is not MISSING and bool(given == each.default)

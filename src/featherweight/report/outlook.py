@@ -1,0 +1,113 @@
+"""What a compression would do, before anything is done."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from featherweight.core.plan import Plan
+from featherweight.core.scheme import Scheme
+from featherweight.core.site import WEIGHTS, select
+from featherweight.core.stage import Budget
+from featherweight.core.task import Task
+from featherweight.report import figures
+from featherweight.report.brief import brief
+from featherweight.search.allocation import candidates
+from featherweight.search.budget import Effort
+
+
+@dataclass(frozen=True)
+class SearchOutlook:
+    """A search as far as it is known beforehand: which scheme a tensor gets depends on weights and data."""
+
+    tensors: Mapping[str, tuple[int, ...]]
+    schemes: tuple[Scheme, ...]
+    budget: Budget
+    effort: Effort
+    judged_on: str
+    unit: str
+    trains: bool
+
+
+def search_outlook(task: Task, model: nn.Module, budget: Budget, effort: Effort) -> SearchOutlook:
+    weights = {name: tuple(p.shape) for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
+    trains = task.train is not None and task.loss is not None
+    return SearchOutlook(weights, tuple(candidates()), budget, effort, judged_on(task), task.quality.unit, trains)
+
+
+def judged_on(task: Task) -> str:
+    """What a search measures the drop on."""
+    if task.selection is not None:
+        return "the task's selection data"
+    return "the task's evaluate()" if task.evaluate is not None else "how near the outputs stay to the original's"
+
+
+def search_lines(ahead: SearchOutlook) -> Iterator[str]:
+    limits = []
+    if ahead.budget.size is not None:
+        limits.append(f"at most {figures.size(ahead.budget.size)}")
+    if ahead.budget.drop is not None:
+        limits.append(f"a drop of at most {ahead.budget.drop:g} {ahead.unit}".rstrip())
+    yield f"search within {' and '.join(limits)}; the drop is judged on {ahead.judged_on}"
+    learning = (
+        f", each learning for up to {ahead.effort.epochs} epochs a stage" if ahead.trains else ", without training"
+    )
+    yield f"{ahead.effort.trials} trials{learning}"
+    yield f"for each of {len(ahead.tensors)} tensors, one of {len(ahead.schemes)} schemes by rate and distortion:"
+    yield from (f"     {name} {list(shape)}" for name, shape in ahead.tensors.items())
+    yield "candidates:"
+    yield from (f"     {brief(scheme)}" for scheme in ahead.schemes)
+    yield "which one a tensor gets depends on its weights and on calibration data, and is not known before the run"
+
+
+def search_record(ahead: SearchOutlook) -> dict[str, Any]:
+    return {
+        "max_size": ahead.budget.size,
+        "max_drop": ahead.budget.drop,
+        "judged_on": ahead.judged_on,
+        "trials": ahead.effort.trials,
+        "epochs": ahead.effort.epochs if ahead.trains else 0,
+        "tensors": {name: list(shape) for name, shape in ahead.tensors.items()},
+        "candidates": [brief(scheme) for scheme in ahead.schemes],
+    }
+
+
+def plan_lines(planned: Plan) -> Iterator[str]:
+    """Stage by stage: schedule, metric, learning; every scheme with the tensors that it is for."""
+    yield f"recipe {planned.recipe.name}"
+    for number, each in enumerate(planned.stages, 1):
+        stage = each.stage
+        learning = "no training"
+        if stage.training is not None:
+            learning = f"{stage.training.epochs} epochs, learning {stage.learn.value} at {stage.training.lr:g}"
+        yield f"{number}. {stage.name}: {brief(stage.schedule)}, {brief(stage.metric)}, {learning}"
+        if stage.edit is not None:
+            yield f"     structure: {brief(stage.edit)}"
+        for scheme in dict.fromkeys(each.sites.values()):
+            names = (f"{name} {_shape(planned, name)}" for name, own in each.sites.items() if own == scheme)
+            yield f"     {brief(scheme)}: {', '.join(names)}"
+        if each.skipped:
+            yield f"     left alone: {', '.join(each.skipped)}"
+
+
+def _shape(planned: Plan, name: str) -> str:
+    return "x".join(map(str, planned.shapes[name])) or "scalar"
+
+
+def plan_record(planned: Plan) -> dict[str, Any]:
+    stages = []
+    for each in planned.stages:
+        stage = each.stage
+        stages.append(
+            {
+                "name": stage.name,
+                "schedule": brief(stage.schedule),
+                "metric": brief(stage.metric),
+                "learn": stage.learn.value if stage.training else None,
+                "epochs": stage.training.epochs if stage.training else 0,
+                "sites": {name: brief(scheme) for name, scheme in each.sites.items()},
+                "left_alone": each.skipped,
+            }
+        )
+    return {"recipe": planned.recipe.name, "stages": stages}
