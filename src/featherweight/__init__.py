@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featherweight.compression import compress
+    from featherweight.compression import compress, load, save
     from featherweight.core.compressed import Compressed
     from featherweight.core.errors import (
         BudgetError,
@@ -35,11 +35,12 @@ if TYPE_CHECKING:
     )
     from featherweight.core.task import ACCURACY, Example, Quality, Task
     from featherweight.result import Result, verify
+    from featherweight.training.own_loop import Session, begin
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "featherweight.compression": ("compress",),
+    "featherweight.compression": ("compress", "load", "save"),
     "featherweight.core.compressed": ("Compressed",),
     "featherweight.core.errors": (
         "BudgetError", "DataError", "FeatherweightError", "FormatError",
@@ -53,6 +54,7 @@ _HOMES = {
     ),
     "featherweight.core.task": ("ACCURACY", "Example", "Quality", "Task"),
     "featherweight.result": ("Result", "verify"),
+    "featherweight.training.own_loop": ("Session", "begin"),
 }  # fmt: skip
 """Module -> the public names that live there. A test holds it against the imports above and against ``__all__``."""
 
@@ -60,8 +62,8 @@ __all__ = [
     "ACCURACY", "WEIGHTS",
     "Budget", "BudgetError", "Compressed", "Cubic", "DataError", "Example", "FeatherweightError", "FormatError",
     "Iterative", "Learn", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Result",
-    "SchemeError", "SelectionError", "Sites", "Stage", "Task", "TaskError", "Training",
-    "compress", "everywhere", "plan", "verify",
+    "SchemeError", "SelectionError", "Session", "Sites", "Stage", "Task", "TaskError", "Training",
+    "begin", "compress", "everywhere", "load", "plan", "save", "verify",
 ]  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from featherweight import file
+from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError, TaskError
 from featherweight.core.stage import Budget, Recipe
 from featherweight.core.task import Batch, Data, Example, Task
@@ -64,6 +66,16 @@ def compress(
     if budget is not None and budget.size is not None and result.size > budget.size:
         raise BudgetError(f"the file takes {result.size} bytes, over the limit of {budget.size}; loosen one of them")
     return result
+
+
+def load(path: str | PathLike[str], model: nn.Module, *, max_bytes: int = 1 << 30) -> Compressed:
+    """The compressed model of a file, on a model of the class that it was saved from, which stays as it is."""
+    return file.load(file.read(path), model, max_bytes=max_bytes)[0]
+
+
+def save(student: Compressed, path: str | PathLike[str]) -> int:
+    """Write a compressed model's file, whole or not at all; its size in bytes."""
+    return file.save(path, file.encode(student))
 
 
 def bare_task(

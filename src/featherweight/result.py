@@ -12,6 +12,7 @@ from torch import nn
 from featherweight import file
 from featherweight.coding import write_atomic
 from featherweight.core.code import Code
+from featherweight.core.code import Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
@@ -99,7 +100,7 @@ def lines(codes: Mapping[str, Code]) -> list[Line]:
     return found
 
 
-def _kind(layout: file.Layout) -> str:
+def _kind(layout: Layout) -> str:
     name = layout.kind.__name__.removesuffix("Code").lower()
     settings = "/".join(map(str, layout.settings))
     inner = ", ".join(_kind(part) for part in layout.parts)
@@ -135,7 +136,7 @@ def mcnemar(claims: Claims) -> float:
     for k in range(fewer):
         term = term * (discordant - k) // (k + 1)
         tail += term
-    return min(1.0, 2 * tail / 2**discordant)
+    return float(min(1.0, 2 * tail / 2**discordant))
 
 
 @dataclass(frozen=True)

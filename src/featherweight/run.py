@@ -77,7 +77,7 @@ def _carry_out(
     bits = {name: _bits(student, name) for name in planned.sites}
 
     def project(target: float) -> Sequence[str]:
-        _project(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
+        project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
         return list(planned.sites)
 
     if stage.training is None:
@@ -95,7 +95,7 @@ def _tap(student: Compressed, task: Task, stage: Stage) -> int:
     return len(sites)
 
 
-def _project(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
+def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
     """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget."""
     if stage.projector is not None:
         for name, scheme in schemes.items():

@@ -62,9 +62,9 @@ def test_the_callers_random_state_stays_as_it_is() -> None:
 def test_every_setting_is_part_of_the_key() -> None:
     changed = [
         replace(SETTINGS, **{name: getattr(SETTINGS, name) + 1})
-        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "seed", "shift")
+        for name in ("epochs", "batch_size", "learning_rate", "weight_decay", "seed", "shift", "turn", "zoom")
     ]
-    assert len({settings.key() for settings in [SETTINGS, *changed]}) == 7
+    assert len({settings.key() for settings in [SETTINGS, *changed]}) == 9
     assert Baseline(**vars(SETTINGS)).key() == SETTINGS.key()
 
 

@@ -87,11 +87,7 @@ def test_the_digits_are_split_once_and_for_all(digits: Task) -> None:
         share = torch.bincount(data.targets, minlength=10) / data.samples
         assert (share - 0.1).abs().max() < 0.006
     # Frozen: another split would make figures of different versions incomparable.
-    assert parts["evaluation"].targets[::60].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    assert parts["evaluation"].inputs.double().sum().item() == pytest.approx(FROZEN_SUM, abs=1e-2)
-
-
-X
+    assert parts["evaluation"].inputs.double().sum().item() == pytest.approx(-120.8281, abs=1e-2)
 
 
 def test_the_baseline_of_the_digits(digits: Task) -> None:
@@ -102,7 +98,7 @@ def test_the_baseline_of_the_digits(digits: Task) -> None:
     assert measure(model, part(digits, "selection"), digits.quality) >= 98.0
 
 
-def test_training_data_is_shifted_and_calibration_data_is_not(digits: Task) -> None:
+def test_training_data_is_augmented_and_calibration_data_is_not(digits: Task) -> None:
     train, calibration = part(digits, "train"), digits.calibration_data()
     assert isinstance(calibration, Tensors)
     assert train.shuffle and train.augment is not None and torch.equal(train.inputs, calibration.inputs)
@@ -125,7 +121,9 @@ def test_shapes_and_scale_of_mnist(name: str) -> None:
     task.loss(task.architecture()(inputs), (inputs, targets)).backward()
 
 
-@pytest.mark.parametrize(("name", "error"), [("mnist-lenet300", 1.64), ("mnist-lenet5", 0.80), ("fashion-lenet5", 10.5)])
+@pytest.mark.parametrize(
+    ("name", "error"), [("mnist-lenet300", 1.64), ("mnist-lenet5", 0.80), ("fashion-lenet5", 10.5)]
+)
 def test_the_trained_baselines_of_mnist(name: str, error: float) -> None:
     task = real(name)
     if not list((REAL / "models").glob(f"{name}-{SETTINGS[name].key()}.safetensors")):

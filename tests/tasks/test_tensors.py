@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from featherweight.core.errors import DataError
-from featherweight.tasks.augment import Shift, ShiftAndFlip
+from featherweight.tasks.augment import Jitter, Shift, ShiftAndFlip
 from featherweight.tasks.data import Tensors, data_folder
 
 INPUTS, TARGETS = torch.arange(20.0).view(10, 2), torch.arange(10)
@@ -110,3 +110,30 @@ def test_a_flip_mirrors_half_of_the_images() -> None:
     mirrored = (flipped == images.flip(3)).flatten(1).all(dim=1)
     assert torch.equal(flipped[~mirrored], images[~mirrored])
     assert 140 < mirrored.sum() < 260
+
+
+def test_a_jitter_of_nothing_changes_nothing() -> None:
+    images = torch.randn(5, 1, 8, 8)
+    torch.testing.assert_close(Jitter(0, 0, 0, background=-0.8)(images), images)
+
+
+def test_a_jitter_moves_by_parts_of_pixels_and_brings_in_the_background() -> None:
+    images = torch.full((300, 1, 8, 8), -2.0)
+    images[:, :, 3:5, 3:5] = 1.0
+    moved = Jitter(0, 0, 0.5, background=-2.0)(images)
+    weight = (moved[:, 0] + 2) / 3  # the square of 2 x 2 pixels has 4 in all, wherever it is
+    torch.testing.assert_close(weight.sum(dim=(1, 2)), torch.full((300,), 4.0))
+    centre = (weight.sum(dim=1) * torch.arange(8.0)).sum(dim=1) / 4 - 3.5
+    assert 0.4 < centre.max() <= 0.501 and -0.501 <= centre.min() < -0.4
+
+
+def test_a_jitter_turns_and_zooms_within_its_limits() -> None:
+    bar = torch.zeros(300, 1, 32, 32)
+    bar[:, :, 15:17, 4:28] = 1.0
+    turned, zoomed = Jitter(10, 0, 0, 0.0)(bar)[:, 0], Jitter(0, 0.1, 0, 0.0)(bar)[:, 0]
+    places = torch.arange(32.0) - 15.5
+    slope = (turned * places[:, None] * places).sum(dim=(1, 2)) / (turned * places**2).sum(dim=(1, 2))
+    limit = torch.tensor(10.0).deg2rad().tan()
+    assert limit * 0.8 < slope.max() < limit * 1.1 and -limit * 1.1 < slope.min() < -limit * 0.8
+    length = zoomed.sum(dim=(1, 2)) / zoomed.sum(dim=1).amax(dim=1)
+    assert 24 / 1.1 - 1 < length.min() < 23 and 25 < length.max() < 24 / 0.9 + 1

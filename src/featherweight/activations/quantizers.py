@@ -36,8 +36,9 @@ class LearnedStep(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         factor = (x[0].numel() * self.high) ** -0.5
         step = self.step * factor + (self.step * (1 - factor)).detach()
-        inside = (x / step).clamp(self.low, self.high)
-        return (inside + (inside.round() - inside).detach()) * step
+        inside: Tensor = (x / step).clamp(self.low, self.high)
+        quantized: Tensor = (inside + (inside.round() - inside).detach()) * step
+        return quantized
 
 
 class Sign(nn.Module):

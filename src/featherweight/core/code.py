@@ -46,7 +46,7 @@ class Stream:
 class Take(Protocol):
     """Reads the next stream of a file: integers in ``[0, alphabet)`` of the given shape."""
 
-    def __call__(self, name: str, shape: tuple[int, ...], alphabet: int) -> Tensor: ...
+    def __call__(self, name: str, shape: tuple[int, ...], alphabet: int, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ class Code(ABC):
 
     def stored(self) -> Self:
         """The same code with every number rounded to its stored width; what learning ends with."""
-        return replace(self, **{name: part.stored() for name, part in self.parts().items()})
+        parts: dict[str, Any] = {name: part.stored() for name, part in self.parts().items()}
+        return replace(self, **parts)
 
 
 def read_part(layout: Layout, index: int, shape: tuple[int, ...], dtype: torch.dtype, take: Take, name: str) -> Code:

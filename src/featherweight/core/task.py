@@ -91,7 +91,8 @@ class Quality:
 
 def top1(outputs: Tensor, batch: Batch) -> Tensor:
     """1.0 where the largest logit is the target's. Ties and NaN count as wrong for all but the first index."""
-    return (outputs.argmax(dim=1) == batch[1]).float()
+    right: Tensor = outputs.argmax(dim=1) == batch[1]
+    return right.float()
 
 
 def percent(mean: float) -> float:

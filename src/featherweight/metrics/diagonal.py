@@ -50,7 +50,9 @@ class Curvature(MetricRule):
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         def projected(outputs: Any, batch: Any) -> Tensor:
             flat = torch.cat([each.flatten(1).float() for each in tensors_of(outputs)], dim=1)
-            return (flat * torch.randn_like(flat)).sum() / len(flat) ** 0.5
+            total: Tensor = (flat * torch.randn_like(flat)).sum()
+            scaled: Tensor = total / len(flat) ** 0.5
+            return scaled
 
         with seeded(self.seed, 0):
             return _mean_square(student, names, task, self.batches, self.draws, projected)

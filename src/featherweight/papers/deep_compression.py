@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites
 from featherweight.core.stage import Cubic, Learn, Recipe, Reference, Stage, Training, adam
 from featherweight.papers.paper import Claim, Paper
@@ -36,13 +37,13 @@ def recipe(task: str = "", *, epochs: tuple[int, int] | None = None) -> Recipe:
     """Prune to the layer's share, then 256 centroids for convolutions and 32 for linear layers, both learned."""
     first, second = epochs or EPOCHS.get(task, (10, 5))
     kept = KEPT.get(task)
-    pruned: dict[str | Sites, Sparse]
+    pruned: dict[str | Sites, Scheme]
     if kept is None:
         pruned = {WEIGHTS: Sparse(Fraction(0.9))}
     else:
         pruned = {name: Sparse(Fraction(1 - share)) for name, share in kept.items()}
     alive = Sparse(Magnitude())
-    shared = {Sites(min_dims=3): alive.then(Codebook(256)), WEIGHTS: alive.then(Codebook(32))}
+    shared: dict[str | Sites, Scheme] = {Sites(min_dims=3): alive.then(Codebook(256)), WEIGHTS: alive.then(Codebook(32))}
     if kept is not None and not any(name.startswith("conv") for name in kept):
         del shared[Sites(min_dims=3)]
     return Recipe(

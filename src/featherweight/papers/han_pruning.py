@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites
 from featherweight.core.stage import Iterative, Learn, Recipe, Reference, Stage, Training
 from featherweight.papers.paper import Claim, Paper
@@ -30,7 +31,7 @@ EPOCHS = {"mnist-lenet300": 24, "mnist-lenet5": 12, "digits": 60}
 def recipe(task: str = "", *, rounds: int = 4) -> Recipe:
     """Raise the threshold to ``quality`` deviations in ``rounds`` rounds, the survivors learning after each."""
     quality = QUALITY.get(task)
-    schemes: dict[str | Sites, Sparse] = {WEIGHTS: Sparse(Deviations(1.2))}
+    schemes: dict[str | Sites, Scheme] = {WEIGHTS: Sparse(Deviations(1.2))}
     if quality is not None:
         schemes = {name: Sparse(Deviations(value)) for name, value in quality.items()}
     training = Training(EPOCHS.get(task, 12), 1e-3)

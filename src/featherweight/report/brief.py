@@ -6,15 +6,20 @@ from typing import Any
 
 
 def brief(value: Any) -> str:
-    """``Sparse(Fraction(0.9), Codebook(32))``: leading fields by position, later ones by name, defaults left out."""
+    """``Sparse(Fraction(0.9), Codebook(32))``: leading fields by position, later ones by name, most defaults left out."""
     if isinstance(value, Enum):
         return value.name.lower()
-    if not is_dataclass(value) or isinstance(value, type):
+    if isinstance(value, tuple | list):
+        return ", ".join(map(brief, value))
+    if isinstance(value, type) or (callable(value) and not is_dataclass(value)):
+        return str(getattr(value, "__name__", type(value).__name__))
+    if not is_dataclass(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
     parts, positional = [], True
-    for each in fields(value):
+    for index, each in enumerate(fields(value)):
         given = getattr(value, each.name)
-        if _is_default(each, given):
+        telling = index == 0 and isinstance(given, int | float)  # a codebook's size, even where it is the usual one
+        if _is_default(each, given) and not telling:
             positional = False
         else:
             parts.append(brief(given) if positional else f"{each.name}={brief(given)}")

@@ -82,8 +82,8 @@ def plan_lines(planned: Plan) -> Iterator[str]:
         if stage.training is not None:
             learning = f"{stage.training.epochs} epochs, learning {stage.learn.value} at {stage.training.lr:g}"
         yield f"{number}. {stage.name}: {brief(stage.schedule)}, {brief(stage.metric)}, {learning}"
-        if stage.edit is not None:
-            yield f"     structure: {brief(stage.edit)}"
+        parts = (("structure", stage.edit), ("solver", stage.projector), ("objective", stage.objective))
+        yield from (f"     {what}: {brief(part)}" for what, part in parts if part is not None)
         for scheme in dict.fromkeys(each.sites.values()):
             names = (f"{name} {_shape(planned, name)}" for name, own in each.sites.items() if own == scheme)
             yield f"     {brief(scheme)}: {', '.join(names)}"

@@ -116,7 +116,7 @@ class Codebook(Scheme):
         return self._assigned(w, x, d, centroids, rate, drop=warm is None and rate is None)
 
     def _centroids(self, x: Tensor, d: Tensor | None) -> Tensor:
-        distinct = x.unique()
+        distinct: Tensor = x.unique()  # type: ignore[no-untyped-call]
         if distinct.numel() <= self.size:
             return distinct
         match self.fit:
@@ -132,6 +132,8 @@ class Codebook(Scheme):
                 generator = torch.Generator(device="cpu").manual_seed(seed)
                 chosen = torch.randperm(len(distinct), generator=generator, device="cpu")[: self.size]
                 return lloyd(x, d, distinct[chosen.to(x.device)].sort().values, iterations)
+            case _:
+                raise SchemeError(f"{self.fit} is no way to fit a codebook")
 
     def _assigned(
         self, w: Tensor, x: Tensor, d: Tensor | None, centroids: Code, rate: Rate | None, drop: bool
@@ -144,7 +146,7 @@ class Codebook(Scheme):
         else:
             indices = _cheapest(x, d, values, rate)
         if drop:
-            used, indices = indices.unique(return_inverse=True)
+            used, indices = indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
             if len(used) < len(values):
                 centroids = Floats.holding(centroids.decode()[used], _width(centroids))
         return CodebookCode(tuple(w.shape), w.dtype, indices.reshape(w.shape).to(torch.int32), centroids)

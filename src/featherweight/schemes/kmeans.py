@@ -45,7 +45,7 @@ def optimal(x: Tensor, d: Tensor | None, k: int) -> Tensor:
     cost(i, j)``. The best ``i`` does not decrease with ``j``, so every row is solved by divide and conquer, one
     vectorised sweep a level: ``O(k n log n)`` operations, ``O(k n)`` memory for the cuts.
     """
-    values, inverse = x.unique(return_inverse=True)
+    values, inverse = x.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     n = len(values)
     weights = torch.zeros_like(values).index_add_(0, inverse, torch.ones_like(x) if d is None else d)
     if not bool((weights > 0).any()):
@@ -70,7 +70,7 @@ def optimal(x: Tensor, d: Tensor | None, k: int) -> Tensor:
     edges = [n]
     for cut in reversed(cuts):
         edges.append(int(cut[edges[-1]]))
-    edges_t = torch.tensor([0, *reversed(edges)], device=x.device).unique()
+    edges_t = torch.tensor([0, *reversed(edges)], device=x.device).unique()  # type: ignore[no-untyped-call]
     weight = mass[edges_t[1:]] - mass[edges_t[:-1]]
     total = moment[edges_t[1:]] - moment[edges_t[:-1]]
     middle = (values[edges_t[1:] - 1] + values[edges_t[:-1]]) / 2

@@ -134,7 +134,7 @@ class Sparse(Scheme):
         for w in weights.values():
             check_weight(w)
         together = self._support(torch.cat([importance(w, metrics[name]).flatten() for name, w in weights.items()]))
-        supports = together.split([w.numel() for w in weights.values()])
+        supports = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
         codes: dict[str, Code] = {}
         for (name, w), support in zip(weights.items(), supports, strict=True):
             codes[name] = self._on(w, metrics[name], _never_empty(support.reshape(w.shape), w.abs()), None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import exp, log
+from math import ceil, exp, log
 from typing import Any
 
 import torch
@@ -12,16 +12,17 @@ from torch import nn
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError
+from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites, parameters, select
 from featherweight.core.stage import Budget, Cubic, Learn, MagnitudeRule, MetricRule, Objective, Recipe, Stage, Training
-from featherweight.core.task import Task, call, device_of, evaluating, measure, moved, tensors_of
+from featherweight.core.task import Data, Task, call, device_of, evaluating, measure, moved, tensors_of
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Magnitude, Sparse
 from featherweight.search.allocation import Point, allocate, candidates, measure_points
-from featherweight.training.loop import Watch
+from featherweight.training.loop import Watch, batches
 from featherweight.training.objectives import distillation
 
 NAME = "budget"
@@ -40,11 +41,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a search may try: ``trials`` recipes, each learning for ``epochs`` where the task can train."""
+    """How long a search may try: ``trials`` recipes, each learning where the task can train.
+
+    ``epochs`` of pruning and half as many of sharing; ``None`` takes 5, or as many as make 500 steps.
+    """
 
     trials: int = 6
-    epochs: int = 10
+    epochs: int | None = None
     lr: float = 1e-3
+
+    def learning(self, data: Data) -> Training:
+        return Training(self.epochs or max(5, ceil(500 / batches(data))), self.lr)
 
 
 Tell = Callable[[Trial], None]
@@ -63,7 +70,7 @@ def search(
     """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, several times.
 
     The trade λ is bisected in its logarithm. With ``budget.size``, the model with the least drop among those tried
-    that fit; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the smallest file among those tried
+    that fit, of equals the largest; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the smallest file among those tried
     whose drop on the selection data is within the limit. Raises ``BudgetError`` with the nearest trial otherwise.
     """
     if budget.size is None and budget.drop is None:
@@ -87,7 +94,7 @@ def search(
             f"no trial met {_limits(budget, task)}; the nearest has {near.size} bytes and a drop of "
             f"{near.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
         )
-    return min(good, key=lambda t: (t.drop, t.size) if budget.size is not None else (t.size, t.drop))
+    return min(good, key=lambda t: (t.drop, -t.size) if budget.size is not None else (t.size, t.drop))
 
 
 def _within(trial: Trial, budget: Budget) -> bool:
@@ -139,24 +146,32 @@ class _Tries:
     def recipe(self, chosen: dict[str, Point]) -> Recipe:
         """Prune, then share, each followed by learning where the task can train; biases in float16."""
         sparse = {n: p.scheme for n, p in chosen.items() if isinstance(p.scheme, Sparse)}
-        shared = {n: p.scheme for n, p in chosen.items() if isinstance(p.scheme, Codebook)}
+        shared: dict[str | Sites, Scheme] = {n: p.scheme for n, p in chosen.items() if isinstance(p.scheme, Codebook)}
         side = [n for n, _, p in parameters(self.model) if p.is_floating_point() and p.ndim < 2 and _narrows(p)]
         last = (Stage("side", {Sites(tuple(side)): Float(Width.FLOAT16)}),) if side else ()
         if self.task.train is None or self.task.loss is None:
-            both = Stage("share", sparse | shared, metric=self.rule)
+            shared |= sparse
+            both = Stage("share", shared, metric=self.rule)
             return Recipe(NAME, ((both,) if both.schemes else ()) + last)
-        training = Training(self.effort.epochs, self.effort.lr)
-        pruned = {n: replace(s, values=Float()) for n, s in sparse.items()}
-        kept = {n: Sparse(Magnitude(), s.values) for n, s in sparse.items()}
+        training = self.effort.learning(self.task.train())
+        pruned: dict[str | Sites, Scheme] = {n: s.then(Float()) for n, s in sparse.items()}
+        shared |= {n: Sparse(Magnitude(), s.values) for n, s in sparse.items()}
         stages = []
         if pruned:
-            every = Cubic(every=8, end=0.6)
             stages.append(
-                Stage("prune", pruned, self.rule, schedule=every, learn=Learn.LATENT, training=training, objective=self.objective)
+                Stage(
+                    "prune",
+                    pruned,
+                    self.rule,
+                    schedule=Cubic(every=8, end=0.6),
+                    learn=Learn.LATENT,
+                    training=training,
+                    objective=self.objective,
+                )
             )
-        if kept | shared:
+        if shared:
             finer = replace(training, epochs=max(1, training.epochs // 2), lr=training.lr / 3, seed=training.seed + 1)
-            stages.append(Stage("share", kept | shared, training=finer, objective=self.objective))
+            stages.append(Stage("share", shared, training=finer, objective=self.objective))
         return Recipe(NAME, (*stages, *last))
 
 

@@ -1,8 +1,10 @@
 """Random changes of images that keep their meaning, a whole batch at a time."""
 
+import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,3 +42,31 @@ class ShiftAndFlip:
     def __call__(self, images: Tensor) -> Tensor:
         swap = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
         return self.shift(torch.where(swap, images.flip(3), images))
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Turn, zoom and shift every square image by its own amounts, uniform within the limits.
+
+    ``turn`` in degrees to either side, ``zoom`` as a part (0.1: 90 % to 110 %), ``shift`` in pixels or parts of them on
+    both axes. Values between pixels are bilinear, and what comes in at the border is ``background``, the same in all
+    channels. ``[n, c, s, s]`` -> the same shape.
+    """
+
+    turn: float
+    zoom: float
+    shift: float
+    background: float
+
+    def __call__(self, images: Tensor) -> Tensor:
+        count, size = len(images), images.shape[-1]
+        angle, zoom, across, down = (2 * torch.rand(4, count, device=images.device) - 1).unbind()
+        angle, zoom = angle * math.radians(self.turn), 1 + zoom * self.zoom
+        # The grid counts from -1 to 1 over the image, so that a pixel is 2 / size.
+        across, down = across * self.shift * 2 / size, down * self.shift * 2 / size
+        cosine, sine = angle.cos() * zoom, angle.sin() * zoom
+        rows = (torch.stack((cosine, -sine, across), dim=1), torch.stack((sine, cosine, down), dim=1))
+        grid = F.affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+        # Samples outside count as 0, which is the background once it is taken off.
+        moved: Tensor = F.grid_sample(images - self.background, grid, align_corners=False)
+        return moved + self.background

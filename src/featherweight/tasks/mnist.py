@@ -116,7 +116,7 @@ def _task(name: str, number: int, architecture: Callable[[], nn.Module], data_se
 
 def training_data(data_set: DataSet, settings: Baseline) -> Tensors:
     """The 55,000 training images in a new order every round, each shifted at random."""
-    shift = Shift(settings.shift, (-data_set.mean / data_set.deviation,)) if settings.shift else None
+    shift = Shift(int(settings.shift), (-data_set.mean / data_set.deviation,))
     inputs, targets = images(data_set, "train")
     return Tensors(inputs, targets, settings.batch_size, shuffle=True, augment=shift)
 

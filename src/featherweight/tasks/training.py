@@ -34,7 +34,9 @@ class Baseline:
                    ICLR 2019): a straight line up over the first tenth of the steps, half a cosine down to 0 after
     weight_decay   of every parameter
     seed           of the first weights, the order and the augmentation
-    shift          pixels by which the training images move at most, see :class:`~featherweight.tasks.augment.Shift`
+    shift          pixels by which the training images move at most, see :mod:`featherweight.tasks.augment`
+    turn           degrees by which they turn at most
+    zoom           part by which they grow or shrink at most
     """
 
     epochs: int
@@ -42,7 +44,9 @@ class Baseline:
     learning_rate: float
     weight_decay: float
     seed: int
-    shift: int
+    shift: float
+    turn: float = 0.0
+    zoom: float = 0.0
 
     def key(self) -> str:
         """Twelve hexadecimal digits that differ where any setting differs."""

@@ -34,7 +34,7 @@ class SoftTargets(Term):
     def __call__(self, tap: Tap) -> Tensor:
         student = F.log_softmax(tap.outputs / self.temperature, dim=1)
         teacher = F.log_softmax(tap.teacher / self.temperature, dim=1)
-        divergence = (teacher.exp() * (teacher - student)).sum(1).mean()
+        divergence: Tensor = (teacher.exp() * (teacher - student)).sum(1).mean()
         return self.temperature**2 * divergence
 
 
@@ -48,7 +48,8 @@ class OutputError(Term):
 
     def __call__(self, tap: Tap) -> Tensor:
         error: Tensor = (tap.outputs - tap.teacher).square().sum()
-        return error / tap.teacher.square().sum().clamp(min=torch.finfo(error.dtype).tiny)
+        norm: Tensor = tap.teacher.square().sum()
+        return error / norm.clamp(min=torch.finfo(error.dtype).tiny)
 
 
 TASK_LOSS = Objective((TaskLoss(),))

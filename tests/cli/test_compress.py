@@ -1,0 +1,216 @@
+"""``featherweight compress``: what it writes, what it says, and what it refuses before the long work."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from torch import nn
+
+from featherweight import file, search
+from featherweight.tasks import by_number
+
+from .commands import run
+
+TINY = ("--max-size", "30kB", "--trials", 2, "--epochs", 1)
+
+
+def test_every_number_in_the_json_is_of_the_file(tmp_path: Path, digits_model: nn.Module) -> None:
+    path = tmp_path / "small.fwt"
+    ran = run("compress", "digits", *TINY, "-o", path, "--json")
+    assert ran.code == 0 and ran.err.count("trial") == 2
+    told = ran.json
+    assert told["bytes"] == path.stat().st_size <= 30_000
+    assert told["bytes_before"] == len(safetensors.torch.save(digits_model.state_dict()))
+    assert told["ratio"] == pytest.approx(told["bytes_before"] / told["bytes"])
+    assert sum(each["bytes"] for each in told["tensors"]) + told["overhead"] == told["bytes"]
+    assert all(0 <= each["nonzero"] <= 1 and each["bits_per_weight"] > 0 for each in told["tensors"])
+    quality = told["quality"]
+    assert quality["samples"] == 599 and quality["drop"] == pytest.approx(quality["before"] - quality["after"])
+    assert quality["lost"] - quality["won"] == round(5.99 * quality["drop"])
+    assert 0 < quality["p_value"] <= 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_text_adds_up_to_the_size(digits_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = run("inspect", digits_file).out
+    rows = [line.split() for line in text.splitlines() if line.startswith(("conv", "fc"))]
+    overhead = next(line for line in text.splitlines() if line.startswith("envelope and header"))
+    sizes = [int(row[-4].replace(",", "")) for row in rows if row[-1] == "%"]
+    assert len(sizes) == 10
+    assert sum(sizes) + int(overhead.split()[-1]) == digits_file.stat().st_size
+
+
+def test_what_was_seen_and_left_alone_is_said(user_task: str, tmp_path: Path) -> None:
+    ran = run("compress", user_task, "--max-size", "2kB", "--trials", 3, "-o", tmp_path / "mine.fwt")
+    assert ran.code == 0, ran.err
+    assert "the model has seen this evaluation data" in ran.out
+    assert "times smaller" in ran.out and "McNemar" in ran.out and "relative errors" in ran.out
+    assert f"written to {tmp_path / 'mine.fwt'}" in ran.out
+
+
+def test_the_file_is_named_after_the_task(user_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("compress", user_task, "--max-size", "2kB", "--trials", 3).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.fwt"]
+
+
+@pytest.mark.parametrize("kind", [("--recipe", "deep-compression"), ("--max-size", "17kB", "--max-drop", "0.5")])
+def test_a_dry_run_reads_and_writes_nothing(
+    kind: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path / "no data here"))
+    ran = run("compress", "mnist-lenet5", *kind, "--dry-run")
+    assert ran.code == 0 and "fc1.weight" in ran.out and "nothing was written" in ran.out
+    record = run("compress", "mnist-lenet5", *kind, "--dry-run", "--json").json
+    assert record["dry_run"] and "fc1.weight" in json.dumps(record)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "give either --recipe"),
+        (("--recipe", "deep-compression", "--max-size", "9kB"), "give either --recipe"),
+        (("--recipe", "deep-compression", "--epochs", "2"), "of a search"),
+        (("--max-size", "9kB", "--checkpoint", "here"), "--checkpoint is for"),
+        (("--max-size", "nine"), "no size"),
+        (("--max-size", "0"), "no size"),
+        (("--max-size", "-5kB"), "no size"),
+        (("--max-drop", "-1"), "-1"),
+        (("--max-size", "9kB", "--trials", "0"), "0"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], said: str) -> None:
+    ran = run("compress", "digits", *arguments)
+    assert ran.code == 2 and ran.out == ""
+    assert said in " ".join(ran.err.replace("│", "").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("digit", "--max-size", "9kB"), "there is no task 'digit'; did you mean digits?"),
+        (("digits", "--recipe", "deep-compresion"), "there is no paper 'deep-compresion'; did you mean"),
+        (("nowhere.py:task", "--max-size", "9kB"), "there is no file"),
+        (("digits", "--max-size", "9kB", "-o", "no/such/folder/x.fwt"), "there is no folder no/such/folder"),
+        (("digits", "--max-size", "9kB", "-o", "."), "is a folder; name a file"),
+    ],
+)
+def test_errors_are_one_line(arguments: tuple[str, ...], said: str) -> None:
+    ran = run("compress", *arguments)
+    assert ran.code == 1 and ran.out == ""
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1 and said in ran.err
+
+
+def test_with_json_the_error_is_on_stdout_too() -> None:
+    ran = run("compress", "digit", "--max-size", "9kB", "--json")
+    assert ran.code == 1 and ran.err.startswith("error: there is no task")
+    assert ran.json["error"]["type"] == "SelectionError" and "did you mean digits?" in ran.json["error"]["message"]
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "featherweight.cli", "compress", "digit", "--max-size", "9kB", "--debug"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1 and "Traceback" in done.stderr and "SelectionError" in done.stderr
+
+
+def no_work(*arguments: object, **settings: object) -> None:
+    raise AssertionError("the long work was begun")
+
+
+def test_an_existing_file_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("featherweight.compression.compress", no_work)
+    path = tmp_path / "mine.fwt"
+    path.write_bytes(b"precious")
+    ran = run("compress", "digits", *TINY, "-o", path)
+    assert ran.code == 1 and "--force" in ran.err
+    assert path.read_bytes() == b"precious"
+
+
+def test_force_overwrites(user_task: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.fwt"
+    path.write_bytes(b"old")
+    assert run("compress", user_task, "--max-size", "2kB", "--trials", 3, "-o", path, "--force").code == 0
+    assert path.read_bytes().startswith(b"fwt")
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("featherweight.compression.compress", no_work)
+
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # a chmod would not stop a test that runs as root
+    ran = run("compress", "digits", *TINY, "-o", tmp_path / "x.fwt")
+    assert ran.code == 1 and "cannot be written to: Permission denied" in ran.err
+
+
+def test_a_limit_that_cannot_be_met_leaves_no_file(user_task: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.fwt"
+    ran = run("compress", user_task, "--max-size", 20, "--trials", 1, "-o", path)
+    assert ran.code == 1 and "no trial met 20 bytes" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_a_task_file_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text("import torch\n\ndef task():\n    return 1 / 0\n")
+    ran = run("compress", f"{path}:task", "--max-size", "9kB")
+    assert ran.code == 1 and "line 4: ZeroDivisionError" in ran.err
+
+
+def test_a_failed_write_leaves_nothing(user_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: object, data: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(file, "write_atomic", full)
+    ran = run("compress", user_task, "--max-size", "2kB", "--trials", 3, "-o", tmp_path / "mine.fwt")
+    assert ran.code == 1 and "No space left on device" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_exits_with_130(user_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search.budget, "run", interrupt)
+    ran = run("compress", user_task, "--max-size", "2kB", "-o", tmp_path / "mine.fwt")
+    assert ran.code == 130 and ran.err.startswith("interrupted") and ran.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c_in_the_middle_of_a_search(digits_model: nn.Module, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "featherweight.cli", "compress", "digits", "--max-drop", "5", "--trials", "500"]
+    process = subprocess.Popen(
+        [*command, "--epochs", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        assert process.stderr.readline().startswith("trial 1 of 500")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and out == ""
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bar_is_drawn_in_a_terminal_alone(digits_file: Path) -> None:
+    """``digits_file`` was made without a terminal: nothing but lines of trials went to stderr there."""
+    assert by_number(1).name == "digits"

@@ -1,0 +1,21 @@
+"""What several rooms' tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from featherweight.tasks import find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder: the one of ``FEATHERWEIGHT_DATA`` where it is set, else one of this session, empty at first."""
+    return Path(os.environ.setdefault("FEATHERWEIGHT_DATA", str(tmp_path_factory.mktemp("data"))))
+
+
+@pytest.fixture(scope="session")
+def digits_model(data_folder: Path) -> nn.Module:
+    """The trained network of the ``digits`` task, trained once a data folder. Do not change it."""
+    return find("digits").model()

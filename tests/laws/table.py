@@ -1,0 +1,197 @@
+"""The one table of the law suite: every scheme, in representative settings. A new scheme joins by being listed here."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
+from featherweight.core.scheme import Scheme
+from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.lowrank import LowRank, Price, Rank
+from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
+
+Start_ = Callable[[Tensor, Metric], Tensor]
+"""(weight, metric) -> the decoded tensor that a local scheme's documentation says it starts from."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A scheme and what it can take, as its documentation says; laws read nothing else.
+
+    min_dims   the least number of dimensions of a weight
+    divides    a number that must divide the rows of a weight (its entries, where it has one dimension)
+    diagonal   whether it projects in a diagonal metric
+    overflow   the largest magnitude that it can hold
+    start      what a local scheme starts from
+    """
+
+    scheme: Scheme
+    min_dims: int = 0
+    divides: int = 1
+    diagonal: bool = True
+    overflow: float = float("inf")
+    start: Start_ | None = None
+
+    def takes(self, w: Tensor) -> bool:
+        row = w[0].numel() if w.ndim > 1 else w.numel()
+        return w.ndim >= self.min_dims and row % self.divides == 0 and float(w.abs().max()) <= self.overflow
+
+    def metrics(self, w: Tensor) -> list[Metric]:
+        return [EUCLIDEAN, Diagonal(importances(w))] if self.diagonal else [EUCLIDEAN]
+
+
+def importances(w: Tensor) -> Tensor:
+    """A diagonal with entries of very different size, some of them zero."""
+    generator = torch.Generator().manual_seed(w.numel())
+    return torch.rand(w.shape, generator=generator).pow(4) * (torch.rand(w.shape, generator=generator) > 0.1)
+
+
+def full_range(scheme: Uniform) -> Start_:
+    """Rounding to nearest, where the largest entry is the largest level (the mean magnitude, for the levels ±1)."""
+
+    def start(w: Tensor, metric: Metric) -> Tensor:
+        matrix, grid = blocks(w.double(), scheme.granularity), scheme.grid
+        if not scheme.symmetric:
+            low, high = matrix.amin(1, keepdim=True).clamp(max=0), matrix.amax(1, keepdim=True).clamp(min=0)
+            scale = (high - low) / grid.high
+            scale[scale == 0] = 1
+            zero = (-low / scale).round()
+            decoded = ((matrix / scale + zero).round().clamp(0, grid.high) - zero) * scale
+        elif scheme.bits == 1:
+            d = torch.ones_like(matrix) if (found := metric.weights(w)) is None else blocks(found, scheme.granularity)
+            scale = (matrix.abs() * d).sum(1, keepdim=True) / d.sum(1, keepdim=True).clamp(min=1e-30)
+            scale[scale == 0] = 1
+            decoded = torch.where(matrix >= 0, scale, -scale)
+        else:
+            scale = matrix.abs().amax(1, keepdim=True) / grid.high
+            scale[scale == 0] = 1
+            decoded = (matrix / scale).round() * scale
+        return unblocked(decoded, tuple(w.shape), scheme.granularity)
+
+    return start
+
+
+def even(size: int) -> Start_:
+    """The nearest of ``size`` values that lie evenly from the smallest to the largest entry."""
+
+    def start(w: Tensor, metric: Metric) -> Tensor:
+        return nearest(w, torch.linspace(float(w.min()), float(w.max()), size, dtype=torch.float64))
+
+    return start
+
+
+def quantiles(size: int) -> Start_:
+    """The nearest of ``size`` values at evenly spaced quantiles."""
+
+    def start(w: Tensor, metric: Metric) -> Tensor:
+        ordered = w.double().flatten().sort().values
+        return nearest(w, ordered[torch.linspace(0, len(ordered) - 1, size).long()])
+
+    return start
+
+
+def nearest(w: Tensor, values: Tensor) -> Tensor:
+    return values[(w.double().flatten()[:, None] - values).abs().argmin(1)].reshape(w.shape)
+
+
+def uniform(scheme: Uniform, **settings: int) -> Entry:
+    return Entry(scheme, start=full_range(scheme), **settings)
+
+
+TABLE: dict[str, Entry] = {
+    "own float": Entry(Float()),
+    "float16": Entry(Float(Width.FLOAT16), overflow=6e4),
+    "bfloat16": Entry(Float(Width.BFLOAT16)),
+    "float32": Entry(Float(Width.FLOAT32)),
+    "float64": Entry(Float(Width.FLOAT64)),
+    "half zero": Entry(Sparse(Fraction(0.5))),
+    "nine in ten zero": Entry(Sparse(Fraction(0.9), gradient=Gradient.DENSE)),
+    "none zero": Entry(Sparse(Fraction(0.0))),
+    "the non-zero": Entry(Sparse(Magnitude())),
+    "above a threshold": Entry(Sparse(Magnitude(0.5))),
+    "above a deviation": Entry(Sparse(Deviations(1.0))),
+    "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
+    "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4),
+    "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),
+    "sparse best codebook": Entry(Sparse(Deviations(0.5)).then(Codebook(3, Optimal()))),
+    "sparse uniform": Entry(Sparse(Fraction(0.25), gradient=Gradient.DENSE).then(Uniform(4))),
+    "sparse in sparse": Entry(Sparse(Fraction(0.5)).then(Sparse(Fraction(0.5)))),
+    "int8": uniform(Uniform()),
+    "int8 a channel": uniform(Uniform(8, True, PerChannel()), min_dims=1),
+    "int4 an input": uniform(Uniform(4, True, PerChannel(1)), min_dims=2),
+    "int4 a group": uniform(Uniform(4, True, PerGroup(4)), divides=4),
+    "int3 searched": uniform(Uniform(3, True, PerTensor(), Fit.SEARCH)),
+    "int4 searched a channel": uniform(Uniform(4, True, PerChannel(), Fit.SEARCH), min_dims=1),
+    "int2": uniform(Uniform(2)),
+    "one bit": uniform(Uniform(1)),
+    "one bit a channel": uniform(Uniform(1, True, PerChannel()), min_dims=1),
+    "uint8": uniform(Uniform(8, False)),
+    "uint4 a channel": uniform(Uniform(4, False, PerChannel()), min_dims=1),
+    "uint3 searched a group": uniform(Uniform(3, False, PerGroup(2), Fit.SEARCH), divides=2),
+    "uint1": uniform(Uniform(1, False)),
+    "best codebook of 1": Entry(Codebook(1, Optimal())),
+    "best codebook of 5": Entry(Codebook(5, Optimal())),
+    "codebook": Entry(Codebook(16), start=even(16)),
+    "codebook from quantiles": Entry(Codebook(8, Lloyd(Start.DENSITY)), start=quantiles(8)),
+    "codebook from a draw": Entry(Codebook(4, Lloyd(Start.RANDOM, seed=3))),
+    "codebook of one step": Entry(Codebook(6, Lloyd(iterations=1)), start=even(6)),
+    "large codebook": Entry(Codebook(300), start=even(300)),
+    "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
+    "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
+    "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),
+    "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False, overflow=6e4),
+    "rank 2 in int8": Entry(LowRank(Rank(2)).then(Uniform(8)), min_dims=2, diagonal=False),
+    "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),
+}
+
+
+def _draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _heavy(*shape: int) -> Tensor:
+    """Student's t with two degrees of freedom: no variance."""
+    return _draw(*shape) / (_draw(2, *shape, seed=1).square().mean(0) + 1e-6).sqrt()
+
+
+def _outlier(*shape: int) -> Tensor:
+    w = _draw(*shape).flatten()
+    w[3] = 3e4
+    return w.reshape(shape)
+
+
+WEIGHTS: dict[str, Tensor] = {
+    "normal": _draw(6, 8),
+    "heavy-tailed": _heavy(8, 12),
+    "zeros in it": _draw(6, 8) * (_draw(6, 8, seed=2) > 0),
+    "all zeros": torch.zeros(4, 4),
+    "constant": torch.full((4, 8), 0.3),
+    "negative constant": torch.full((4, 8), -0.3),
+    "one outlier": _outlier(6, 8),
+    "tiny": _draw(4, 8) * 1e-9,
+    "huge": _draw(4, 8) * 1e9,
+    "near each other": 1 + 1e-5 * _draw(4, 4),
+    "all positive": _draw(4, 8).abs() + 0.1,
+    "rows of one": _draw(8, 1),
+    "one row": _draw(1, 8),
+    "one entry": _draw(1),
+    "rank 0": _draw(),
+    "rank 1": _draw(24),
+    "rank 3": _draw(3, 2, 4),
+    "rank 4": _draw(4, 3, 2, 2),
+    "rank 5": _draw(2, 2, 2, 1, 2),
+    "transposed": _draw(8, 6).t(),
+    "float64": _draw(6, 8, seed=5).double() * torch.tensor(1 + 2**-40, dtype=torch.float64),
+    "float16": _draw(6, 8).half(),
+    "bfloat16": _draw(6, 8).bfloat16(),
+}
+
+CASES = [(name, weight) for name, entry in TABLE.items() for weight, w in WEIGHTS.items() if entry.takes(w)]
+"""(name in TABLE, name in WEIGHTS) of every scheme and every weight that it takes."""
+
+REFUSED = [(name, weight) for name, entry in TABLE.items() for weight, w in WEIGHTS.items() if not entry.takes(w)]
+"""The others: a ``SchemeError``."""

@@ -1,0 +1,80 @@
+"""The column sweep: never worse than rounding to nearest in its metric, and exact where that can be checked."""
+
+import itertools
+
+import pytest
+import torch
+
+from featherweight.core.errors import SchemeError
+from featherweight.core.metric import EUCLIDEAN, Full
+from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
+from featherweight.solvers.sweep import ColumnSweep, sweep
+
+SCHEMES = [
+    Uniform(2),
+    Uniform(3, granularity=PerChannel(), fit=Fit.SEARCH),
+    Uniform(4, symmetric=False, granularity=PerGroup(6)),
+    Codebook(5),
+]
+
+
+def moment(columns: int, correlation: float = 0.9) -> torch.Tensor:
+    x = torch.randn(200, columns, dtype=torch.float64)
+    x = x + correlation * x[:, :1]
+    return x.T @ x / len(x)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_never_worse_than_rounding(scheme: Uniform, seed: int) -> None:
+    torch.manual_seed(seed)
+    w, metric = torch.randn(8, 12), Full(moment(12))
+    swept = ColumnSweep().project(scheme, w, metric).decode()
+    rounded = scheme.project(w).decode()
+    assert metric.distance(w, swept) <= metric.distance(w, rounded)
+
+
+def test_clearly_better_on_correlated_inputs() -> None:
+    torch.manual_seed(0)
+    w, metric = torch.randn(32, 24), Full(moment(24, 3.0))
+    scheme = Uniform(3, granularity=PerChannel())
+    swept = ColumnSweep().project(scheme, w, metric).decode()
+    assert metric.distance(w, swept) < 0.6 * metric.distance(w, scheme.project(w).decode())
+
+
+def test_with_a_diagonal_metric_nothing_moves() -> None:
+    w = torch.randn(4, 6, dtype=torch.float64)
+    diagonal = torch.diag(torch.rand(6, dtype=torch.float64) + 0.1)
+    assert torch.equal(sweep(w, diagonal, lambda values, column: values.round()), w.round())
+
+
+def test_compensation_is_the_least_squares_optimum() -> None:
+    """With all columns but the first free, the error left is the Schur complement of the first column's."""
+    torch.manual_seed(0)
+    w, h = torch.randn(1, 5, dtype=torch.float64), moment(5)
+
+    def only_first(values: torch.Tensor, column: int) -> torch.Tensor:
+        return values.round() if column == 0 else values
+
+    q = sweep(w, h, only_first, damping=0.0)
+    difference = (q - w)[0]
+    best = (difference[0] ** 2) / torch.linalg.inv(h)[0, 0]
+    torch.testing.assert_close(difference @ h @ difference, best)
+
+
+def test_near_the_global_minimum_on_a_small_case() -> None:
+    torch.manual_seed(1)
+    w, metric = torch.randn(1, 5), Full(moment(5))
+    scheme = Uniform(2)
+    start = scheme.project(w)
+    scale = start.scales.decode()
+    grid = itertools.product((-1, 0, 1), repeat=5)
+    least = min(float(metric.distance(w, torch.tensor([levels]) * scale)) for levels in grid)
+    swept = float(metric.distance(w, ColumnSweep().project(scheme, w, metric).decode()))
+    assert least <= swept <= 1.5 * least + 1e-12
+
+
+def test_the_full_metric_is_asked_for() -> None:
+    with pytest.raises(SchemeError, match="InputMoment"):
+        ColumnSweep().project(Uniform(4), torch.randn(2, 3), EUCLIDEAN)
