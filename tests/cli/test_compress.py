@@ -83,8 +83,8 @@ def test_a_dry_run_reads_and_writes_nothing(
         (("--max-size", "nine"), "no size"),
         (("--max-size", "0"), "no size"),
         (("--max-size", "-5kB"), "no size"),
-        (("--max-drop", "-1"), "-1"),
-        (("--max-size", "9kB", "--trials", "0"), "0"),
+        (("--max-drop", "-1"), "should be greater than or equal to 0"),
+        (("--max-size", "9kB", "--trials", "0"), "should be greater than or equal to 1"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], said: str) -> None:

@@ -26,6 +26,7 @@ class Entry:
     divides    a number that must divide the rows of a weight (its entries, where it has one dimension)
     diagonal   whether it projects in a diagonal metric
     overflow   the largest magnitude that it can hold
+    underflow  the least that the largest magnitude may be: below it there is nothing but zeros to hold
     start      what a local scheme starts from
     """
 
@@ -34,11 +35,13 @@ class Entry:
     divides: int = 1
     diagonal: bool = True
     overflow: float = float("inf")
+    underflow: float = 0.0
     start: Start_ | None = None
 
     def takes(self, w: Tensor) -> bool:
         row = w[0].numel() if w.ndim > 1 else w.numel()
-        return w.ndim >= self.min_dims and row % self.divides == 0 and float(w.abs().max()) <= self.overflow
+        fits = self.underflow <= float(w.abs().max()) <= self.overflow
+        return w.ndim >= self.min_dims and row % self.divides == 0 and fits
 
     def metrics(self, w: Tensor) -> list[Metric]:
         return [EUCLIDEAN, Diagonal(importances(w))] if self.diagonal else [EUCLIDEAN]
@@ -115,7 +118,7 @@ TABLE: dict[str, Entry] = {
     "above a threshold": Entry(Sparse(Magnitude(0.5))),
     "above a deviation": Entry(Sparse(Deviations(1.0))),
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
-    "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4),
+    "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4, underflow=1e-7),
     "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),
     "sparse best codebook": Entry(Sparse(Deviations(0.5)).then(Codebook(3, Optimal()))),
     "sparse uniform": Entry(Sparse(Fraction(0.25), gradient=Gradient.DENSE).then(Uniform(4))),
@@ -143,7 +146,7 @@ TABLE: dict[str, Entry] = {
     "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
     "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),
-    "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False, overflow=6e4),
+    "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False),
     "rank 2 in int8": Entry(LowRank(Rank(2)).then(Uniform(8)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),
 }

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,11 +37,15 @@ def part(task: Task, name: str) -> Tensors:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Task]:
-    """The task with a data folder of its own, so that its baseline is trained here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEATHERWEIGHT_DATA", str(tmp_path_factory.mktemp("data")))
-        yield find("digits")
+def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def digits(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    """The task with a data folder of its own, so that its baseline is trained here, once."""
+    monkeypatch.setenv("FEATHERWEIGHT_DATA", str(empty_folder))
+    return find("digits")
 
 
 def test_names_and_numbers_are_those_of_the_table() -> None:

@@ -58,7 +58,7 @@ FILE = Published("file", ("https://one.example/file", "https://two.example/file"
 
 def test_the_first_address_with_the_right_content_wins(web: Web, tmp_path: Path) -> None:
     web.content = {"https://one.example/file": b"a changed file", "https://two.example/file": b"content"}
-    assert fetch(FILE, tmp_path / "deep" / "folder").read_bytes() == b"content"
+    assert fetch(FILE, tmp_path, "deep/folder").read_bytes() == b"content"
     assert [path.name for path in (tmp_path / "deep" / "folder").iterdir()] == ["file"]
 
 
@@ -101,7 +101,7 @@ def test_mnist_is_fetched_from_its_publishers_when_missing(
     monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
     packed = [gzip.compress(content, 1) for content in small_mnist(10_000)]
     address = "https://publisher.example/"
-    data_set = mnist.DataSet("Small", 0.5, 2.0, (address,), ("", "", md5(packed[0]), md5(packed[1])))
+    data_set = mnist.DataSet("Small/raw", 0.5, 2.0, (address,), ("", "", md5(packed[0]), md5(packed[1])))
     for name, content in zip(mnist.FILES[2:], packed, strict=True):
         web.content[f"{address}{name}.gz"] = content
     inputs, targets = mnist.images(data_set, "evaluation")
@@ -137,7 +137,7 @@ def test_the_splits_of_mnist_share_no_image(tmp_path: Path, monkeypatch: pytest.
     pixels[:, 0, 0], pixels[:, 0, 1] = number % 256, number // 256
     for name, array in zip(mnist.FILES[:2], (pixels, (number % 10).astype(np.uint8)), strict=True):
         write_atomically(tmp_path / "Split" / "raw" / name, idx(array))
-    data_set = mnist.DataSet("Split", 0.0, 1.0, (), ("", "", "", ""))
+    data_set = mnist.DataSet("Split/raw", 0.0, 1.0, (), ("", "", "", ""))
     seen: list[int] = []
     for part, count in (("train", 55_000), ("selection", 5_000)):
         inputs, targets = mnist.images(data_set, part)  # type: ignore[arg-type]

@@ -61,11 +61,16 @@ class Scheme(ABC):
         """
         with torch.no_grad():
             decoded = self.project(w.detach(), warm=code).decode()
-        return w + (decoded - w).detach()
+        return straight_through(decoded, w)
 
     def carried(self, w: Tensor, code: Code) -> Tensor:
         """What the next projection starts from, given the latent weight and the code it had."""
         return w
+
+
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` to the last bit forward, and the gradient of ``x`` backward."""
+    return value.detach() + (x - x.detach())
 
 
 def check_weight(w: Tensor) -> None:

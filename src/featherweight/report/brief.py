@@ -6,7 +6,7 @@ from typing import Any
 
 
 def brief(value: Any) -> str:
-    """``Sparse(Fraction(0.9), Codebook(32))``: leading fields by position, later ones by name, most defaults left out."""
+    """``Sparse(Fraction(0.9), Codebook(32))``: first fields by position, others by name, most defaults left out."""
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, tuple | list):

@@ -12,7 +12,7 @@ from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
-from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
 
 
 class Width(Enum):
@@ -128,7 +128,7 @@ class Float(Scheme):
         """The backward rule is the identity; at the tensor's own width so is the forward."""
         if self.width is None or self.width is Width.of(w.dtype):
             return w
-        return w + (rounded(w, self.width) - w).detach()
+        return straight_through(rounded(w, self.width), w)
 
 
 @dataclass(frozen=True, eq=False)

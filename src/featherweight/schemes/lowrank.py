@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -90,7 +90,12 @@ class LowRank(Scheme):
 
     rank: Rank | Price
     factors: Scheme = Float()
-    promise: ClassVar[Promise] = Promise.EXACT
+
+    @property
+    def promise(self) -> Promise:  # type: ignore[override]
+        """Exact where the factors are kept as they are; factors that are rounded one by one are a rule."""
+        kept = isinstance(self.factors, Float) and self.factors.width is None
+        return Promise.EXACT if kept else Promise.RULE
 
     def then(self, factors: Scheme) -> Self:
         """The same factors, stored by another scheme."""

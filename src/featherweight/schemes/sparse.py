@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -97,11 +97,17 @@ class Sparse(Scheme):
     values: Scheme = Float()
     scope: Scope = Scope.TENSOR
     gradient: Gradient = Gradient.MASKED
-    promise: ClassVar[Promise] = Promise.EXACT
 
     def __post_init__(self) -> None:
         if self.scope is Scope.GLOBAL and not isinstance(self.amount, Fraction):
             raise SchemeError("a global scope needs a Fraction: a threshold is the same for every tensor as it is")
+
+    @property
+    def promise(self) -> Promise:  # type: ignore[override]
+        """Exact where survivors are kept as they are; else the support is the exact one, its values those of a scheme."""
+        if self.values.promise is Promise.RULE:
+            return Promise.RULE
+        return Promise.EXACT if isinstance(self.values, Float) and self.values.width is None else Promise.LOCAL
 
     def then(self, values: Scheme) -> Self:
         """The same support, its survivors stored by another scheme."""
@@ -186,7 +192,7 @@ def _never_empty(support: Tensor, score: Tensor) -> Tensor:
 def importance(w: Tensor, metric: Metric) -> Tensor:
     """``√d |w|``: the root of the error that zeroing an entry makes."""
     weights = metric.weights(w)
-    return w.abs() if weights is None else weights.sqrt().to(w.dtype) * w.abs()
+    return w.abs() if weights is None else weights.double().sqrt() * w.double().abs()
 
 
 def _as_sparse(code: Code) -> SparseCode:

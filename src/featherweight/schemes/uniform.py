@@ -13,7 +13,7 @@ from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, 
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
-from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
 from featherweight.schemes.floats import Floats, narrow
 
 
@@ -162,7 +162,7 @@ class UniformCode(Code):
                 granularity = PerGroup(size)
             case _:
                 raise FormatError(f"a uniform code of shape {shape} has no settings {layout.settings}")
-        if not 1 <= bits <= 8 or len(layout.parts) != 1 or not shape:
+        if not 1 <= bits <= 8 or len(layout.parts) != 1:
             raise FormatError(f"a uniform code has 1 to 8 bits and one part, not {bits} and {len(layout.parts)}")
         grid = Grid(bits, bool(symmetric))
         levels = (take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low)
@@ -226,7 +226,7 @@ class Uniform(Scheme):
         zeros = 0 if before.zeros is None else before.zeros.to(matrix.dtype)[:, None]
         x = matrix / scales[:, None] + zeros
         inside = x.clamp(self.grid.low, self.grid.high)
-        levels = inside + (self.grid.nearest(x) - inside).detach()
+        levels = straight_through(self.grid.nearest(x), inside)
         return unblocked((levels - zeros) * scales[:, None], before.shape, self.granularity).to(w.dtype)
 
     def _consistent(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
@@ -311,7 +311,7 @@ def _present(zeros: Tensor | None) -> Tensor:
 
 def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
     """``x``, with its gradient multiplied by ``factor``."""
-    return x * factor + (x - x * factor).detach()
+    return straight_through(x, x * factor)
 
 
 def _as_uniform(code: Code) -> UniformCode:

@@ -31,19 +31,24 @@ class Published:
     md5: str
 
 
-def fetch(file: Published, folder: Path) -> Path:
-    """Put ``file`` into ``folder``; the first address that gives the right content wins. Returns its path."""
+def fetch(file: Published, root: Path, inside: str = "") -> Path:
+    """Put ``file`` into the folder ``inside`` of the data folder ``root``; the first address with the right content wins.
+
+    Returns the file's path.
+    """
+    path = root / inside / file.name
     reasons = []
     for address in file.addresses:
         try:
-            with _in_place(folder / file.name) as out:
+            with _in_place(path) as out:
                 _download(address, file, out)
-            return folder / file.name
+            return path
         except (OSError, ValueError, HTTPException) as error:
             reasons.append(f"{address}: {error}")
+    place = f"in {inside} of the folder" if inside else "in the folder"
     raise DataError(
-        f"{file.name} is not in {folder} and could not be fetched ({'; '.join(reasons)}). "
-        f"Put the file there, or set {VARIABLE} to a folder that holds it in the same place ({_tail(folder)})"
+        f"{file.name} is not in {path.parent} and could not be fetched ({'; '.join(reasons)}). "
+        f"Put it there, or have it {place} that the environment variable {VARIABLE} names"
     )
 
 
@@ -85,7 +90,3 @@ def _bar() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-
-
-def _tail(folder: Path) -> str:
-    return "/".join(folder.parts[-2:]) if folder.name == "raw" else folder.name

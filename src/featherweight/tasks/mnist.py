@@ -32,13 +32,13 @@ CALIBRATION = 2_048
 class DataSet:
     """A data set in MNIST's format: 60,000 + 10,000 grey images of 28 x 28 pixels in ten classes.
 
-    folder           in the data folder; the files are in ``raw`` below it
+    inside           where the files are in the data folder
     mean, deviation  of all training pixels, scaled to 0 ... 1; inputs are ``(pixel / 255 - mean) / deviation``
     addresses        folders at the publishers
     md5              of the gzipped files: training images and labels, test images and labels
     """
 
-    folder: str
+    inside: str
     mean: float
     deviation: float
     addresses: tuple[str, ...]
@@ -46,7 +46,7 @@ class DataSet:
 
 
 MNIST = DataSet(
-    folder="MNIST",
+    inside="MNIST/raw",
     mean=0.1307,
     deviation=0.3081,
     addresses=(
@@ -63,7 +63,7 @@ MNIST = DataSet(
 """LeCun, Cortes, Burges, "The MNIST database of handwritten digits", 1998."""
 
 FASHION = DataSet(
-    folder="FashionMNIST",
+    inside="FashionMNIST/raw",
     mean=0.2860,
     deviation=0.3530,
     addresses=("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
@@ -134,7 +134,7 @@ def images(data_set: DataSet, part: Part) -> tuple[Tensor, Tensor]:
 
 @cache
 def _images(data_set: DataSet, part: Part, root: Path) -> tuple[Tensor, Tensor]:
-    pixels, labels = _published(data_set, part == "evaluation", root / data_set.folder / "raw")
+    pixels, labels = _published(data_set, part == "evaluation", root)
     if part != "evaluation":
         # RandomState and not default_rng: its streams are frozen for good.
         order = np.random.RandomState(SPLIT_SEED).permutation(len(labels))
@@ -146,28 +146,28 @@ def _images(data_set: DataSet, part: Part, root: Path) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _published(data_set: DataSet, test: bool, folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _published(data_set: DataSet, test: bool, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Pixels ``[n, 28, 28]`` and labels ``[n]`` as published, checked against each other."""
     first = 2 if test else 0
-    pixels = read_idx(_file(data_set, first, folder), 3)
-    labels = read_idx(_file(data_set, first + 1, folder), 1)
+    pixels = read_idx(_file(data_set, first, root), 3)
+    labels = read_idx(_file(data_set, first + 1, root), 1)
     count = 10_000 if test else 60_000
     if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
         raise DataError(
-            f"{folder}: {FILES[first]} {pixels.shape} and {FILES[first + 1]} {labels.shape} are not the published "
+            f"{root / data_set.inside}: {FILES[first]} {pixels.shape} and {FILES[first + 1]} {labels.shape} are not the published "
             f"{count} images of 28 x 28 pixels with labels 0 to 9. Delete them and they will be fetched again"
         )
     return pixels, labels
 
 
-def _file(data_set: DataSet, index: int, folder: Path) -> Path:
+def _file(data_set: DataSet, index: int, root: Path) -> Path:
     """Where the file is, gzipped or not; fetched if it is missing."""
     name = FILES[index]
-    for path in (folder / name, folder / f"{name}.gz"):
+    for path in (root / data_set.inside / name, root / data_set.inside / f"{name}.gz"):
         if path.exists():
             return path
     addresses = tuple(f"{address}{name}.gz" for address in data_set.addresses)
-    return fetch(Published(f"{name}.gz", addresses, data_set.md5[index]), folder)
+    return fetch(Published(f"{name}.gz", addresses, data_set.md5[index]), root, data_set.inside)
 
 
 def _example() -> Example:

@@ -1,0 +1,59 @@
+"""The committed files hold what the documentation says of them, and are measured again where the data is there."""
+
+from pathlib import Path
+
+import pytest
+
+from featherweight import file
+from featherweight.core.task import Task
+from featherweight.result import dense_size, mcnemar, verify
+from featherweight.tasks import data_folder, find
+
+FOLDER = Path(__file__).resolve().parents[1] / "evidence"
+
+LIMITS = {
+    "deep-compression-lenet300": ("mnist-lenet300", 1_066_440 / 40, 1.64, True),
+    "deep-compression-lenet5": ("mnist-lenet5", 1_724_320 / 39, 0.80, True),
+    "lenet5-small": ("mnist-lenet5", 17_200, 0.80, False),
+}
+"""File -> task, bytes at most, test error in per cent at most, and whether it must not differ from its parent."""
+
+
+def contents_of(name: str) -> tuple[Task, file.Contents]:
+    data = (FOLDER / f"{name}.fwt").read_bytes()
+    task = find(LIMITS[name][0])
+    return task, file.decode(data, task.architecture())
+
+
+def test_every_file_is_listed() -> None:
+    assert {path.stem for path in FOLDER.glob("*.fwt")} == set(LIMITS)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_size_and_claims(name: str) -> None:
+    task, contents = contents_of(name)
+    _, size, error, like_parent = LIMITS[name]
+    claims = contents.header.claims
+    assert contents.header.number == task.number
+    assert (FOLDER / f"{name}.fwt").stat().st_size <= size
+    assert claims is not None and claims.samples == 10_000
+    assert 100 * (1 - claims.total / claims.samples) <= error + 1e-9
+    assert not like_parent or mcnemar(claims) >= 0.05
+
+
+def test_all_besides_the_streams_is_under_64_bytes() -> None:
+    for name in LIMITS:
+        _, contents = contents_of(name)
+        streams = sum(sum(file.stream_bits(code).values()) for code in contents.codes.values()) / 8
+        assert contents.size - streams < 64
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_measured_again(name: str) -> None:
+    if not (data_folder() / "MNIST" / "raw").is_dir():
+        pytest.skip(f"MNIST is not in {data_folder()}")
+    task, _ = contents_of(name)
+    verified = verify(FOLDER / f"{name}.fwt", task)
+    assert verified.ok
+    assert verified.measured.parameters * 4 == dense_size(task.architecture())
+    assert verified.measured.nonzero < verified.measured.parameters
