@@ -98,7 +98,9 @@ def main() -> None:
     for each in rows:
         table.add_row(*map(str, each.values()))
     Console().print(table)
-    print(f"barriers in the digits network: {find_labels(task.architecture().eval(), task.example()).barriers or 'none'}")
+    print(
+        f"barriers in the digits network: {find_labels(task.architecture().eval(), task.example()).barriers or 'none'}"
+    )
 
 
 if __name__ == "__main__":

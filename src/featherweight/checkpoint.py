@@ -81,7 +81,7 @@ class Checkpoint:
 
 
 def checkpoint(folder: Path, model: nn.Module, recipe: Recipe) -> Checkpoint:
-    """The checkpoint of carrying out ``recipe`` on ``model``, which is known by its tensors and the recipe's settings."""
+    """The checkpoint of ``recipe`` on ``model``: known by the model's tensors and the recipe's settings."""
     digest = sha256(repr(recipe).encode())
     for name, value in model.state_dict().items():
         digest.update(name.encode())

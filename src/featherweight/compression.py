@@ -17,6 +17,8 @@ from featherweight.run import run
 from featherweight.search.budget import Effort, Tell, search
 from featherweight.training.loop import Watch
 
+EFFORT = Effort()
+
 
 def compress(
     subject: Task | nn.Module,
@@ -28,7 +30,7 @@ def compress(
     evaluate: Callable[[nn.Module], float] | None = None,
     train: Data | None = None,
     loss: Callable[[Any, Batch], Tensor] | None = None,
-    effort: Effort = Effort(),
+    effort: Effort = EFFORT,
     checkpoint: str | PathLike[str] | None = None,
     watch: Watch | None = None,
     tell: Tell | None = None,

@@ -106,7 +106,8 @@ class Header:
                 edits=tuple(EDITS[name].from_json(value) for name, value in record.get("edits", [])),
             )
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError) as error:
-            raise FormatError(f"the header is not one that Featherweight writes ({type(error).__name__}: {error})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise FormatError(f"the header is not one that Featherweight writes ({reason})") from error
 
 
 def _optional(record: Any, key: str, kind: type) -> Any:
@@ -154,7 +155,7 @@ def slots(model: nn.Module) -> tuple[Slot, ...]:
             continue
         if not isinstance(value, Tensor) or str(value.dtype).removeprefix("torch.") not in DTYPES:
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise FormatError(f"{name!r} of the model's state is {kind}, which a .fwt file cannot hold; remove it first")
+            raise FormatError(f"{name!r} of the state is {kind}, which a .fwt file cannot hold; remove it first")
         found.append(Slot(name, tuple(value.shape), value.dtype, tied.get(name, ())))
     return tuple(found)
 
@@ -186,7 +187,7 @@ def encode(
     if student.learning:
         raise FormatError("the model is still learning; settle it before saving")
     if student.taps:
-        raise FormatError("activation quantizers cannot be stored in this version of the format; export the model instead")
+        raise FormatError("this version of the format cannot hold activation quantizers; compress weights alone")
     codes = state_codes(student)
     writer = Writer()
     if number is not None and not student.edits:
@@ -355,7 +356,7 @@ def load(data: bytes, model: nn.Module, *, max_bytes: int = 1 << 30) -> tuple[Co
     student = Compressed(model)
     for edit in contents.header.edits:
         student.edit(edit)
-    state = dict(student.base.named_buffers())
+    state = dict(student.base.named_buffers(remove_duplicate=False))
     for slot in contents.slots:
         code = contents.codes[slot.name].map(lambda tensor: tensor.to(student.device))
         if slot.name in state:
@@ -377,7 +378,8 @@ def save(path: str | PathLike[str], data: bytes) -> int:
     try:
         write_atomic(path, data)
     except OSError as error:
-        raise FeatherweightError(f"{path} cannot be written: {error.strerror or error}; choose another place") from error
+        reason = error.strerror or error
+        raise FeatherweightError(f"{path} cannot be written: {reason}; choose another place") from error
     return len(data)
 
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from featherweight import file
 from featherweight.coding import write_atomic
-from featherweight.core.code import Code
-from featherweight.core.code import Layout
+from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
@@ -67,7 +66,7 @@ class Result:
         return len(self.encode())
 
     def save(self, path: str | PathLike[str], *, recipe: bool = False) -> int:
-        """Write the file, whole or not at all; its size in bytes. With ``recipe``, also its text beside it, ``.txt``."""
+        """Write the file, whole or not at all; its size in bytes. ``recipe`` writes its text beside it, as ``.txt``."""
         size = file.save(path, self.encode())
         if recipe:
             write_atomic(Path(path).with_suffix(".txt"), self.recipe_text().encode())
@@ -108,7 +107,7 @@ def _kind(layout: Layout) -> str:
 
 
 def dense_size(model: nn.Module) -> int:
-    """Bytes of the model's tensors at the widths that they have, tied ones once: a safetensors file without its header."""
+    """Bytes of the model's tensors as they are, tied ones once: a safetensors file without its header."""
     sizes = {slot.name: slot for slot in file.slots(model)}
     state = model.state_dict()
     return sum(state[name].numel() * state[name].element_size() for name in sizes)

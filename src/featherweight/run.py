@@ -44,8 +44,11 @@ def run(
     teacher = Compressed(recipe.teacher() if recipe.teacher else model).eval()
     student = Compressed(model).eval()
     kept = checkpoint(folder, model, recipe) if folder is not None else None
-    start, state = kept.restore(student, lambda at: _schemes(student, task, recipe, at)) if kept else (Position(0, 0), None)
-    done = [Coverage(stage.name, {}, {"*": "done before the run was resumed"}) for stage in recipe.stages[: start.stage]]
+    start, state = Position(0, 0), None
+    if kept is not None:
+        start, state = kept.restore(student, lambda at: _schemes(student, task, recipe, at))
+    before = "done before the run was resumed"
+    done = [Coverage(stage.name, {}, {"*": before}) for stage in recipe.stages[: start.stage]]
     for number in range(start.stage, len(recipe.stages)):
         stage = recipe.stages[number]
         with naming(f"stage {stage.name!r} of recipe {recipe.name!r}"):

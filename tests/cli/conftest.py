@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from .commands import run
+from .commands import Ran, run
 
 USER_TASK = '''
 import torch
@@ -42,12 +42,17 @@ def task():
 
 
 @pytest.fixture(scope="session")
-def digits_file(tmp_path_factory: pytest.TempPathFactory, digits_model: nn.Module) -> Path:
-    """The digits network in a file, after the least of efforts."""
+def digits_run(tmp_path_factory: pytest.TempPathFactory, digits_model: nn.Module) -> Ran:
+    """The digits network made small with the least of efforts."""
     path = tmp_path_factory.mktemp("digits") / "digits.fwt"
-    ran = run("compress", "digits", "--max-size", "30kB", "--trials", 2, "--epochs", 1, "-o", path)
+    ran = run("compress", "digits", "--max-size", "30kB", "--trials", 2, "--epochs", 1, "-o", path, "--json")
     assert ran.code == 0, ran.err
-    return path
+    return ran
+
+
+@pytest.fixture(scope="session")
+def digits_file(digits_run: Ran) -> Path:
+    return Path(digits_run.json["file"])
 
 
 @pytest.fixture(scope="session")

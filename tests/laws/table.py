@@ -40,8 +40,10 @@ class Entry:
 
     def takes(self, w: Tensor) -> bool:
         row = w[0].numel() if w.ndim > 1 else w.numel()
-        fits = self.underflow <= float(w.abs().max()) <= self.overflow
-        return w.ndim >= self.min_dims and row % self.divides == 0 and fits
+        return w.ndim >= self.min_dims and row % self.divides == 0 and float(w.abs().max()) <= self.overflow
+
+    def shows(self, w: Tensor) -> bool:
+        return float(w.abs().max()) >= self.underflow
 
     def metrics(self, w: Tensor) -> list[Metric]:
         return [EUCLIDEAN, Diagonal(importances(w))] if self.diagonal else [EUCLIDEAN]
@@ -120,7 +122,8 @@ TABLE: dict[str, Entry] = {
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
     "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4, underflow=1e-7),
     "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),
-    "sparse best codebook": Entry(Sparse(Deviations(0.5)).then(Codebook(3, Optimal()))),
+    "sparse best codebook": Entry(Sparse(Magnitude()).then(Codebook(3, Optimal()))),
+    "codebook above a deviation": Entry(Sparse(Deviations(0.5)).then(Codebook(3, Optimal()))),
     "sparse uniform": Entry(Sparse(Fraction(0.25), gradient=Gradient.DENSE).then(Uniform(4))),
     "sparse in sparse": Entry(Sparse(Fraction(0.5)).then(Sparse(Fraction(0.5)))),
     "int8": uniform(Uniform()),
@@ -193,8 +196,8 @@ WEIGHTS: dict[str, Tensor] = {
     "bfloat16": _draw(6, 8).bfloat16(),
 }
 
-CASES = [(name, weight) for name, entry in TABLE.items() for weight, w in WEIGHTS.items() if entry.takes(w)]
-"""(name in TABLE, name in WEIGHTS) of every scheme and every weight that it takes."""
+PAIRS = [(name, weight) for name in TABLE for weight in WEIGHTS]
+"""(name in TABLE, name in WEIGHTS)"""
 
-REFUSED = [(name, weight) for name, entry in TABLE.items() for weight, w in WEIGHTS.items() if not entry.takes(w)]
-"""The others: a ``SchemeError``."""
+CASES = [(n, w) for n, w in PAIRS if TABLE[n].takes(WEIGHTS[w]) and TABLE[n].shows(WEIGHTS[w])]
+REFUSED = [(n, w) for n, w in PAIRS if not TABLE[n].takes(WEIGHTS[w])]

@@ -103,4 +103,4 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_nothing() -> None:
     assert rates[0] == pytest.approx(1 / 20) and rates[19] == rates[20] == 1.0 == max(rates)
     assert rates[200] == pytest.approx(0.0) and min(rates[:200]) > 0
     assert rates[:20] == sorted(rates[:20]) and rates[20:] == sorted(rates[20:], reverse=True)
-    assert rise_and_fall(0, 1) == 1.0 and rise_and_fall(1, 1) == pytest.approx(0.0)
+    assert rise_and_fall(0, 1) == 1.0

@@ -101,4 +101,3 @@ def _inputs(student: Compressed, names: list[str], task: Task) -> dict[str, Tens
         for handle in handles:
             handle.remove()
     return {name: found[name] for name in names if name in found}
-

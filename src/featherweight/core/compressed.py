@@ -182,7 +182,7 @@ class Compressed(nn.Module):
                 self._swap(name, parameter)
 
     def tap(self, module: str, function: nn.Module, output: bool = False) -> None:
-        """Send the first input (or the output) of the module called ``module`` through ``function``, which may learn."""
+        """Send the first input (or the output) of the module of this name through ``function``, which may learn."""
         key = f"{module}:{'output' if output else 'input'}".replace(".", "/")
         owner = self.base.get_submodule(module)
         self.taps[key] = function
@@ -192,7 +192,7 @@ class Compressed(nn.Module):
             owner.register_forward_pre_hook(Tap(function))
 
     def edit(self, edit: Edit) -> None:
-        """Change the structure of the base module; codes of changed tensors must be projected again, and are dropped."""
+        """Change the structure of the base module; codes of tensors that change shape are dropped."""
         edit.apply(self.base)
         self.edits += (edit,)
         for name, code in tuple(self._codes.items()):
@@ -255,5 +255,3 @@ class Compressed(nn.Module):
             module._parameters[leaf] = tensor  # type: ignore[assignment]
             if isinstance(module, nn.RNNBase):
                 module._flat_weights[module._flat_weights_names.index(leaf)] = tensor
-
-

@@ -204,7 +204,7 @@ class Projector(ABC):
 
 @dataclass(frozen=True)
 class Stage:
-    """Edit the structure, tap activations, project the sites onto their schemes, following the schedule, and learn in between.
+    """Edit the structure, tap activations, project the sites onto their schemes by the schedule, and learn in between.
 
     ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
     only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the

@@ -61,7 +61,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 @dataclass(frozen=True)
 class Example:
-    """One example input of the model: what ``model(*args, **kwargs)`` takes. A law: it holds a batch of size one or more."""
+    """One example input of the model: what ``model(*args, **kwargs)`` takes, a batch of one or more."""
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)

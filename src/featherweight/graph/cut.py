@@ -92,10 +92,12 @@ def cut(labels: Labels, dead: Iterable[int], model: nn.Module) -> Cut:
         for name, dim, index in labels.free[label]:
             gone.setdefault(name, {}).setdefault(dim, set()).add(index)
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    return Cut({
-        name: {dim: tuple(i for i in range(shapes[name][dim]) if i not in at) for dim, at in dims.items()}
-        for name, dims in gone.items()
-    })
+    return Cut(
+        {
+            name: {dim: tuple(i for i in range(shapes[name][dim]) if i not in at) for dim, at in dims.items()}
+            for name, dims in gone.items()
+        }
+    )
 
 
 def masked(labels: Labels, dead: Iterable[int], model: nn.Module) -> None:

@@ -30,7 +30,8 @@ SAME = (
 )  # fmt: skip
 JOIN = (aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.div.Tensor)
 POOL = (
-    aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default,
+    aten.max_pool2d.default, aten.avg_pool2d.default,
+    aten.adaptive_avg_pool2d.default, aten.adaptive_max_pool2d.default,
 )  # fmt: skip
 RESHAPE = (aten.view.default, aten.reshape.default, aten.flatten.using_ints, aten._unsafe_view.default)
 CONVOLVE = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
@@ -75,10 +76,10 @@ class _Union:
         return label
 
     def join(self, a: Sequence[int], b: Sequence[int]) -> None:
-        for one, other in zip(a, b, strict=True):
-            one, other = sorted((self.find(one), self.find(other)))
-            self.parent[other] = one
-            self.frozen[one] |= self.frozen[other]
+        for pair in zip(a, b, strict=True):
+            root, other = sorted(map(self.find, pair))
+            self.parent[other] = root
+            self.frozen[root] |= self.frozen[other]
 
     def freeze(self, dims: Sequence[Sequence[int]]) -> None:
         for dim in dims:
@@ -91,11 +92,13 @@ Dims = list[list[int]]
 
 
 def find_labels(model: nn.Module, example: Example) -> Labels:
-    """Trace the model on the example and run the graph on labels. Raises ``SelectionError`` where it cannot be traced."""
+    """Trace the model on the example and run its graph on labels; ``SelectionError`` where it cannot be traced."""
     try:
         program = torch.export.export(model, example.args, example.kwargs, strict=False)
     except Exception as error:
-        raise SelectionError(f"the model cannot be traced ({type(error).__name__}: {error}); compress its weights instead") from error
+        raise SelectionError(
+            f"the model cannot be traced ({type(error).__name__}: {error}); compress its weights instead"
+        ) from error
     signature = program.graph_signature
     walk = _Walk({**signature.inputs_to_parameters, **signature.inputs_to_buffers})
     for node in program.graph.nodes:

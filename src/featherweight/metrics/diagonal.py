@@ -31,12 +31,14 @@ class Fisher(MetricRule):
         if task.loss is None:
             raise TaskError(f"Fisher information needs a loss, and task {task.name!r} has none; use Curvature")
         loss = task.loss
-        return _mean_square(student, names, task, self.batches, 1, lambda outputs, batch: loss(outputs, batch) * len(outputs) ** 0.5)
+        return _mean_square(
+            student, names, task, self.batches, 1, lambda outputs, batch: loss(outputs, batch) * len(outputs) ** 0.5
+        )
 
 
 @dataclass(frozen=True)
 class Curvature(MetricRule):
-    """The Gauss-Newton diagonal of the squared output error, without labels: ``d = E[(∂(r·f(x))/∂w)²]``, ``r ~ N(0, I)``.
+    """The Gauss-Newton diagonal of the squared output error, without labels: ``d = E[(∂(r·f(x))/∂w)²]``, r ~ N(0, I).
 
     For ``½‖f(x; w + Δw) − f(x; w)‖²`` the Gauss-Newton matrix is ``E[Jᵀ J]``; its diagonal is estimated by random
     projections ``r`` of the outputs (Hutchinson 1990; Martens, Sutskever and Swersky 2012, arXiv 1206.6464). One
@@ -59,7 +61,12 @@ class Curvature(MetricRule):
 
 
 def _mean_square(
-    student: Compressed, names: Sequence[str], task: Task, batches: int, draws: int, scalar: Callable[[Any, Any], Tensor]
+    student: Compressed,
+    names: Sequence[str],
+    task: Task,
+    batches: int,
+    draws: int,
+    scalar: Callable[[Any, Any], Tensor],
 ) -> dict[str, Metric]:
     """``mean (∂ scalar/∂w)²`` over batches and draws, at the student's weights; floored at a millionth of its mean.
 

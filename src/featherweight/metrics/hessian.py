@@ -62,4 +62,6 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
             unfolded = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
             return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
         case _:
-            raise SchemeError(f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out")
+            raise SchemeError(
+                f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out"
+            )

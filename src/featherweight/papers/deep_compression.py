@@ -43,7 +43,10 @@ def recipe(task: str = "", *, epochs: tuple[int, int] | None = None) -> Recipe:
     else:
         pruned = {name: Sparse(Fraction(1 - share)) for name, share in kept.items()}
     alive = Sparse(Magnitude())
-    shared: dict[str | Sites, Scheme] = {Sites(min_dims=3): alive.then(Codebook(256)), WEIGHTS: alive.then(Codebook(32))}
+    shared: dict[str | Sites, Scheme] = {
+        Sites(min_dims=3): alive.then(Codebook(256)),
+        WEIGHTS: alive.then(Codebook(32)),
+    }
     if kept is not None and not any(name.startswith("conv") for name in kept):
         del shared[Sites(min_dims=3)]
     return Recipe(

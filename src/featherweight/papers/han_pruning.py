@@ -43,7 +43,7 @@ def paper() -> Paper:
     return Paper(
         "han-pruning",
         REFERENCE,
-        "Remove connections below a threshold of the layer's deviation, retrain the others from where they are, repeat.",
+        "Remove connections below a threshold of the layer's deviation, retrain the others as they stand, repeat.",
         (
             Claim("LeNet-300-100, MNIST", "267K to 22K parameters (12x), error 1.64 % to 1.59 %", "(memory)"),
             Claim("LeNet-5, MNIST", "431K to 36K parameters (12x), error 0.80 % to 0.77 %", "(memory)"),

@@ -1,8 +1,8 @@
 """XNOR-Net: binary weights and inputs (Rastegari et al. 2016)."""
 
 from featherweight.activations.quantizers import Signs
-from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
 from featherweight.core.site import Sites
+from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
 from featherweight.papers.paper import Claim, Paper
 from featherweight.schemes.uniform import PerChannel, Uniform
 

@@ -79,12 +79,13 @@ class Lloyd:
 
 @dataclass(frozen=True)
 class Codebook(Scheme):
-    """``min Σ d_i (w_i − c_{a(i)})²`` over at most ``size`` centroids ``c`` and assignments ``a``: one-dimensional k-means.
+    """``min Σ d_i (w_i − c_{a(i)})²`` over at most ``size`` centroids ``c`` and assignments ``a``: k-means on a line.
 
     Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum. Centroids are
     stored in float16 where its range holds them, else in float32; an empty cluster is dropped, and those that rounding
-    makes equal are one. A tensor that has no more distinct entries than ``size`` is its own codebook. With ``rate``, assignments minimise
-    ``d (w − c)² + λ bits``: entropy-constrained scalar quantization (Chou, Lookabaugh and Gray 1989) for a frozen table.
+    makes equal are one. A tensor that has no more distinct entries than ``size`` is its own codebook. With ``rate``,
+    assignments minimise ``d (w − c)² + λ bits``: entropy-constrained scalar quantization (Chou, Lookabaugh and Gray
+    1989) for a frozen table.
     """
 
     LARGEST: ClassVar[int] = 4096
@@ -112,7 +113,7 @@ class Codebook(Scheme):
         else:
             numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
             means = self._centroids(x, d).to(numbers)
-            centroids = Floats.holding(rounded(means, narrow(means)).unique(), narrow(means))
+            centroids = Floats.holding(rounded(means, narrow(means)).unique(), narrow(means))  # type: ignore[no-untyped-call]
         return self._assigned(w, x, d, centroids, rate, drop=warm is None and rate is None)
 
     def _centroids(self, x: Tensor, d: Tensor | None) -> Tensor:

@@ -52,7 +52,12 @@ def narrow(values: Tensor) -> Width:
     return Width.FLOAT16 if fits(values, Width.FLOAT16) else Width.FLOAT32
 
 
-INTEGERS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+INTEGERS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 @dataclass(frozen=True, eq=False)

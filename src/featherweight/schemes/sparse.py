@@ -80,7 +80,7 @@ class Scope(Enum):
 class Gradient(Enum):
     """What a *latent* weight under a mask receives."""
 
-    MASKED = "masked"  # ∂L/∂w = support · ∂L/∂decoded: what is pruned stays pruned (Han et al. 2015; Zhu and Gupta 2017)
+    MASKED = "masked"  # ∂L/∂w = support · ∂L/∂decoded: what is pruned stays pruned (Han et al. 2015)
     DENSE = "dense"  # ∂L/∂w = ∂L/∂decoded: weights may return (Guo, Yao and Chen 2016)
 
 
@@ -104,10 +104,13 @@ class Sparse(Scheme):
 
     @property
     def promise(self) -> Promise:  # type: ignore[override]
-        """Exact where survivors are kept as they are; else the support is the exact one, its values those of a scheme."""
-        if self.values.promise is Promise.RULE:
-            return Promise.RULE
-        return Promise.EXACT if isinstance(self.values, Float) and self.values.width is None else Promise.LOCAL
+        """Exact where survivors are kept as they are. Else on the exact support, its values as good as their scheme's;
+        a rule where those values can fall below a threshold.
+        """
+        if isinstance(self.values, Float) and self.values.width is None:
+            return Promise.EXACT
+        stays = isinstance(self.amount, Fraction) or self.amount == Magnitude()
+        return Promise.LOCAL if stays and self.values.promise is not Promise.RULE else Promise.RULE
 
     def then(self, values: Scheme) -> Self:
         """The same support, its survivors stored by another scheme."""

@@ -24,7 +24,7 @@ class PerTensor:
 
 @dataclass(frozen=True)
 class PerChannel:
-    """One scale for every index of ``axis``: 0 is the output of linear and convolution weights, 1 of transposed ones."""
+    """One scale for every index of ``axis``: 0 is the output of linear and convolution weights, 1 of transposed."""
 
     axis: int = 0
 
@@ -175,7 +175,7 @@ class UniformCode(Code):
 
 @dataclass(frozen=True)
 class Uniform(Scheme):
-    """``min Σ d (w − s (q − z))²`` over levels ``q`` of a ``bits``-wide grid, with scale ``s`` and zero point ``z`` a block.
+    """``min Σ d (w − s (q − z))²`` over levels ``q`` of a grid, with a scale ``s`` and a zero point ``z`` a block.
 
     Given the scales, every level is the best in any diagonal metric (rounding to nearest; with ``rate`` the minimum of
     ``d (w − ŵ)² + λ bits``). ``Fit.RANGE`` takes ``s`` from the largest entry; ``Fit.SEARCH`` also tries smaller

@@ -81,7 +81,5 @@ def allocate(points: Mapping[str, Sequence[Point]], price: float) -> dict[str, P
 
 def prices(points: Mapping[str, Sequence[Point]]) -> list[float]:
     """All λ at which the allocation changes, rising; between neighbours it is constant."""
-    slopes = {
-        -_slope(b, a) for each in points.values() for a, b in zip(each, each[1:], strict=False)
-    }
+    slopes = {-_slope(b, a) for each in points.values() for a, b in zip(each, each[1:], strict=False)}
     return sorted(slopes)

@@ -21,7 +21,7 @@ from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Magnitude, Sparse
-from featherweight.search.allocation import Point, allocate, candidates, measure_points
+from featherweight.search.allocation import Point, allocate, candidates, measure_points, prices
 from featherweight.training.loop import Watch, batches
 from featherweight.training.objectives import distillation
 
@@ -61,7 +61,7 @@ def search(
     model: nn.Module,
     task: Task,
     budget: Budget,
-    effort: Effort = Effort(),
+    effort: Effort,
     *,
     objective: Objective | None = None,
     watch: Watch | None = None,
@@ -70,8 +70,9 @@ def search(
     """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, several times.
 
     The trade λ is bisected in its logarithm. With ``budget.size``, the model with the least drop among those tried
-    that fit, of equals the largest; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the smallest file among those tried
-    whose drop on the selection data is within the limit. Raises ``BudgetError`` with the nearest trial otherwise.
+    that fit, of equals the largest; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the
+    smallest file among those tried whose drop on the selection data is within the limit. Raises ``BudgetError`` with
+    the nearest trial otherwise.
     """
     if budget.size is None and budget.drop is None:
         raise BudgetError("give a limit: a size in bytes (--max-size), a drop in quality (--max-drop), or both")
@@ -111,9 +112,7 @@ def _limits(budget: Budget, task: Task) -> str:
 class _Tries:
     """What all trials of a search share: the metric, the points of every tensor, the quality of the original."""
 
-    def __init__(
-        self, model: nn.Module, task: Task, effort: Effort, objective: Objective, watch: Watch | None
-    ) -> None:
+    def __init__(self, model: nn.Module, task: Task, effort: Effort, objective: Objective, watch: Watch | None) -> None:
         self.model, self.task, self.effort, self.objective, self.watch = model, task, effort, objective, watch
         weights = {name: p.detach() for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
         self.rule: MetricRule = MagnitudeRule() if _blind(task) else Curvature()
@@ -125,15 +124,10 @@ class _Tries:
     @property
     def bounds(self) -> tuple[float, float]:
         """λ from keeping every weight's best point to taking every weight's smallest."""
-        slopes = [
-            (b.distortion - a.distortion) / (a.bits - b.bits)
-            for each in self.points.values()
-            for a, b in zip(each, each[1:], strict=False)
-        ]
-        positive = [slope for slope in slopes if slope > 0]
+        positive = [price for price in prices(self.points) if price > 0]
         if not positive:
             raise BudgetError("no scheme makes any tensor of this model smaller")
-        return min(positive) / 2, max(positive) * 2
+        return positive[0] / 2, positive[-1] * 2
 
     def run(self, price: float) -> Trial:
         chosen = allocate(self.points, price)
@@ -150,9 +144,8 @@ class _Tries:
         side = [n for n, _, p in parameters(self.model) if p.is_floating_point() and p.ndim < 2 and _narrows(p)]
         last = (Stage("side", {Sites(tuple(side)): Float(Width.FLOAT16)}),) if side else ()
         if self.task.train is None or self.task.loss is None:
-            shared |= sparse
-            both = Stage("share", shared, metric=self.rule)
-            return Recipe(NAME, ((both,) if both.schemes else ()) + last)
+            every: dict[str | Sites, Scheme] = {n: p.scheme for n, p in chosen.items() if p.scheme != Float()}
+            return Recipe(NAME, ((Stage("share", every, metric=self.rule),) if every else ()) + last)
         training = self.effort.learning(self.task.train())
         pruned: dict[str | Sites, Scheme] = {n: s.then(Float()) for n, s in sparse.items()}
         shared |= {n: Sparse(Magnitude(), s.values) for n, s in sparse.items()}

@@ -32,9 +32,9 @@ class Published:
 
 
 def fetch(file: Published, root: Path, inside: str = "") -> Path:
-    """Put ``file`` into the folder ``inside`` of the data folder ``root``; the first address with the right content wins.
+    """Put ``file`` into the folder ``inside`` of the data folder ``root`` and return its path.
 
-    Returns the file's path.
+    The first address that has the right content wins.
     """
     path = root / inside / file.name
     reasons = []

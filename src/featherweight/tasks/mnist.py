@@ -154,8 +154,8 @@ def _published(data_set: DataSet, test: bool, root: Path) -> tuple[NDArray[np.ui
     count = 10_000 if test else 60_000
     if pixels.shape != (count, 28, 28) or labels.shape != (count,) or labels.max() > 9:
         raise DataError(
-            f"{root / data_set.inside}: {FILES[first]} {pixels.shape} and {FILES[first + 1]} {labels.shape} are not the published "
-            f"{count} images of 28 x 28 pixels with labels 0 to 9. Delete them and they will be fetched again"
+            f"{root / data_set.inside}: {FILES[first]} {pixels.shape} and {FILES[first + 1]} {labels.shape} are not "
+            f"the published {count} images of 28 x 28 pixels with labels 0 to 9. Delete them to have them fetched again"
         )
     return pixels, labels
 

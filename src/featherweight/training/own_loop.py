@@ -46,7 +46,7 @@ class Session:
         return before != {id(p) for p in self.student.parameters() if p.requires_grad}
 
     def finish(self) -> Compressed:
-        """Stop learning: weights are decoded once, at their stored width. Raises ``TaskError`` before the last target."""
+        """Stop learning: weights are decoded once, as stored. Raises ``TaskError`` before the last target."""
         last = max(self.targets)
         if self.step <= last:
             raise TaskError(f"the loop took {self.step} steps and the schedule projects last at step {last}; go on")
