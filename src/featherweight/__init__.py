@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from featherweight.core.task import ACCURACY, Example, Quality, Task
     from featherweight.result import Result, verify
-    from featherweight.training.own_loop import Session, begin
+    from featherweight.session import Session, begin
 
 __version__ = "0.1.0"
 
@@ -54,7 +54,7 @@ _HOMES = {
     ),
     "featherweight.core.task": ("ACCURACY", "Example", "Quality", "Task"),
     "featherweight.result": ("Result", "verify"),
-    "featherweight.training.own_loop": ("Session", "begin"),
+    "featherweight.session": ("Session", "begin"),
 }  # fmt: skip
 """Module -> the public names that live there. A test holds it against the imports above and against ``__all__``."""
 

@@ -1,6 +1,7 @@
 """What a killed run goes on from: the student and the optimizer after an epoch, in safetensors, without pickles."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -46,11 +47,12 @@ class Checkpoint:
             state = optimizer.state_dict()
             record["groups"] = state["param_groups"]
             for index, values in state["state"].items():
-                tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in values.items()}
+                tensors |= {f"optimizer/{index}/{key}": _tensor(value) for key, value in values.items()}
         # One by one: safetensors refuses tensors that share memory, as tied weights do.
         whole = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / FILE, save(whole, {"run": json.dumps(record)}))
+        text = json.dumps(record)
+        write_atomic(self.folder / FILE, save(whole, {"run": text, "digest": _digest(text, whole)}))
 
     def restore(
         self, student: Compressed, schemes_of: Callable[[Position], Mapping[str, Scheme]]
@@ -82,11 +84,22 @@ class Checkpoint:
 
 def checkpoint(folder: Path, model: nn.Module, recipe: Recipe) -> Checkpoint:
     """The checkpoint of ``recipe`` on ``model``: known by the model's tensors and the recipe's settings."""
-    digest = sha256(repr(recipe).encode())
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return Checkpoint(folder, digest.hexdigest())
+    settings = re.sub(r" at 0x[0-9a-f]+", "", repr(recipe))  # functions have another address in every process
+    return Checkpoint(folder, _digest(settings, model.state_dict()))
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of the names, types, shapes and bytes of tensors."""
+    digest = sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensor(value: Any) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
 def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -109,7 +122,11 @@ def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tens
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as opened:
-            return json.loads(opened.metadata()["run"]), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            found = opened.metadata()
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if found["digest"] != _digest(found["run"], tensors):
+            raise ValueError("its contents do not have its checksum")
+        return json.loads(found["run"]), tensors
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}); delete it to start again") from error
 

@@ -136,7 +136,6 @@ def test_a_terminal_is_not_steered_by_a_file(user_file: Path, tmp_path: Path) ->
     """Names with escape sequences are shown, not obeyed."""
     body = open_sealed(user_file.read_bytes())
     evil = body.replace(b"first.weight", b"\\u001b[2J.wght").replace(b"second.bias", b"[bold]x[/b]")
-    assert len(evil) == len(body) + 1 or len(evil) == len(body)
     path = tmp_path / "evil.fwt"
     path.write_bytes(_resized(evil, len(evil) - len(body)))
     ran = run("inspect", path)

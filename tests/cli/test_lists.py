@@ -92,14 +92,14 @@ def test_the_cards_in_the_docs_are_the_generated_ones() -> None:
     assert written == {name: card(make()) for name, make in PAPERS.items()}, "run scripts/cards"
 
 
-def test_reproduce_sets_claims_beside_our_figures(digits_model: nn.Module, tmp_path: Path) -> None:
+def test_reproduce_sets_claims_beside_our_figures(digits_model: nn.Module, user_task: str, tmp_path: Path) -> None:
     path = tmp_path / "digits.fwt"
     ran = run("reproduce", "gptq", "--task", "digits", "-o", path, "--json")
     assert ran.code == 0, ran.err
     found = ran.json
     assert found["paper"]["name"] == "gptq" and found["paper"]["claims"] and found["paper"]["deviations"]
     assert found["ours"]["bytes"] == path.stat().st_size and found["ours"]["quality"]["samples"] == 599
-    text = run("reproduce", "gptq", "--task", "digits")
+    text = run("reproduce", "gptq", "--task", user_task)
     assert text.code == 0 and "the paper claims" in text.out and "deviation: " in text.out
     assert run("reproduce", "gptq", "--task", "digits", "-o", path).code == 1
     assert run("reproduce", "nothing").code == 1

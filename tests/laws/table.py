@@ -201,3 +201,6 @@ PAIRS = [(name, weight) for name in TABLE for weight in WEIGHTS]
 
 CASES = [(n, w) for n, w in PAIRS if TABLE[n].takes(WEIGHTS[w]) and TABLE[n].shows(WEIGHTS[w])]
 REFUSED = [(n, w) for n, w in PAIRS if not TABLE[n].takes(WEIGHTS[w])]
+
+FAMILIES = ("bfloat16", "nine in ten zero", "int4 a group", "uint8", "best codebook of 5", "sparse uniform", "rank 3")
+"""One of every family, names in TABLE; none can write all that another one makes."""

@@ -64,7 +64,7 @@ class Compressed(nn.Module):
         self._schemes: dict[str, Scheme] = {}
         self._learning: dict[str, Learn] = {}
         self._fields = nn.ParameterDict()
-        self.train(model.training)
+        self.training = model.training  # and the base keeps the mode of each of its modules
 
     @property
     def codes(self) -> Mapping[str, Code]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil, log2
+from math import ceil, log2, prod
 from typing import ClassVar
 
 import torch
@@ -46,10 +46,10 @@ class CodebookCode(Code):
     @classmethod
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "CodebookCode":
         match layout.settings:
-            case (size,) if 1 <= size <= Codebook.LARGEST and len(layout.parts) == 1:
+            case (size,) if 1 <= size <= min(Codebook.LARGEST, prod(shape)) and len(layout.parts) == 1:
                 pass
             case _:
-                raise FormatError(f"a codebook has no settings {layout.settings}")
+                raise FormatError(f"a codebook of shape {shape} has no settings {layout.settings}")
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
         centroids = read_part(layout, 0, (size,), numbers, take, "centroids")
         return cls(shape, dtype, take("indices", shape, size).to(torch.int32), centroids)

@@ -60,11 +60,16 @@ def blocks(w: Tensor, granularity: Granularity) -> Tensor:
                 raise SchemeError(f"there is no axis {axis} in shape {tuple(w.shape)}; use PerTensor")
             return w.movedim(axis, 0).reshape(w.shape[axis], -1)
         case PerGroup(size):
-            row = w.numel() // w.shape[0] if w.ndim > 1 else w.numel()
+            row = _row(tuple(w.shape))
             if size < 1 or row % size:
                 raise SchemeError(f"a group size of {size} does not divide rows of {row} entries (shape "
                                   f"{tuple(w.shape)}); use a divisor, or PerChannel")
             return w.reshape(-1, size)
+
+
+def _row(shape: tuple[int, ...]) -> int:
+    """Entries of a row; a vector is one."""
+    return prod(shape[1:] if len(shape) > 1 else shape)
 
 
 def unblocked(matrix: Tensor, shape: tuple[int, ...], granularity: Granularity) -> Tensor:
@@ -158,12 +163,12 @@ class UniformCode(Code):
                 granularity: Granularity = PerTensor()
             case (bits, 0 | 1 as symmetric, 1, axis) if axis < len(shape):
                 granularity = PerChannel(axis)
-            case (bits, 0 | 1 as symmetric, 2, size) if size >= 1 and prod(shape) % size == 0:
+            case (bits, 0 | 1 as symmetric, 2, size) if size >= 1 and _row(shape) % size == 0:
                 granularity = PerGroup(size)
             case _:
                 raise FormatError(f"a uniform code of shape {shape} has no settings {layout.settings}")
-        if not 1 <= bits <= 8 or len(layout.parts) != 1:
-            raise FormatError(f"a uniform code has 1 to 8 bits and one part, not {bits} and {len(layout.parts)}")
+        if not 1 <= bits <= 8 or len(layout.parts) != 1 or not prod(shape):
+            raise FormatError(f"a uniform code of shape {shape} has no {bits} bits and {len(layout.parts)} parts")
         grid = Grid(bits, bool(symmetric))
         levels = (take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low)
         count = blocks(levels, granularity).shape[0]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from featherweight.coding import entropy
@@ -15,6 +16,7 @@ from featherweight.schemes.sparse import Fraction, Sparse
 
 SPARSITIES = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 SIZES = (4, 8, 16, 32, 64)
+SAMPLE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,25 @@ def measure_points(
     """Rate and distortion of every scheme on every tensor; those below the lower convex hull are left out."""
     points = {}
     for name, w in weights.items():
+        sample, metric, share = sampled(w, metrics[name])
         found = []
         for scheme in schemes:
-            code = scheme.project(w, metrics[name])
-            found.append(Point(scheme, order_zero_bits(code), float(metrics[name].distance(w, code.decode()))))
+            code = scheme.project(sample, metric)
+            error = float(metric.distance(sample, code.decode()))
+            found.append(Point(scheme, order_zero_bits(code) / share, error / share))
         points[name] = hull(found)
     return points
+
+
+def sampled(w: Tensor, metric: Metric, most: int = SAMPLE) -> tuple[Tensor, Metric, float]:
+    """At most about ``most`` entries, evenly spaced, their metric, and their share: enough to place a curve."""
+    stride = -(-w.numel() // most)
+    if stride == 1:
+        return w, metric, 1.0
+    chosen = torch.zeros(w.numel(), dtype=torch.bool, device=w.device)
+    chosen[::stride] = True
+    mask = chosen.reshape(w.shape)
+    return w[mask], metric.select(mask), float(chosen.sum()) / w.numel()
 
 
 def hull(points: Sequence[Point]) -> list[Point]:
@@ -80,6 +95,6 @@ def allocate(points: Mapping[str, Sequence[Point]], price: float) -> dict[str, P
 
 
 def prices(points: Mapping[str, Sequence[Point]]) -> list[float]:
-    """All λ at which the allocation changes, rising; between neighbours it is constant."""
+    """All positive λ at which the allocation changes, rising; between neighbours it is constant."""
     slopes = {-_slope(b, a) for each in points.values() for a, b in zip(each, each[1:], strict=False)}
-    return sorted(slopes)
+    return sorted(slope for slope in slopes if slope > 0)

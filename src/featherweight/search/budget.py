@@ -1,9 +1,10 @@
 """Compression without a recipe: the smallest file within a drop, or the best model within a size."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, exp, log
+from math import ceil
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from featherweight.core.errors import BudgetError
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites, parameters, select
 from featherweight.core.stage import Budget, Cubic, Learn, MagnitudeRule, MetricRule, Objective, Recipe, Stage, Training
-from featherweight.core.task import Data, Task, call, device_of, evaluating, measure, moved, tensors_of
+from featherweight.core.task import ACCURACY, Data, Task, call, device_of, evaluating, measure, moved, tensors_of
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
@@ -23,7 +24,7 @@ from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Magnitude, Sparse
 from featherweight.search.allocation import Point, allocate, candidates, measure_points, prices
 from featherweight.training.loop import Watch, batches
-from featherweight.training.objectives import distillation
+from featherweight.training.objectives import TASK_LOSS, distillation
 
 NAME = "budget"
 
@@ -67,27 +68,18 @@ def search(
     watch: Watch | None = None,
     tell: Tell | None = None,
 ) -> Trial:
-    """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, several times.
+    """Choose a scheme for every weight by the rate-distortion rule and carry the choice out, a few times.
 
-    The trade λ is bisected in its logarithm. With ``budget.size``, the model with the least drop among those tried
-    that fit, of equals the largest; ``budget.drop`` is then a condition on it. With ``budget.drop`` alone, the
-    smallest file among those tried whose drop on the selection data is within the limit. Raises ``BudgetError`` with
-    the nearest trial otherwise.
+    The trade λ is the one whose estimated size is wanted: order-0 entropies, before any learning. With ``budget.size``,
+    the estimate is corrected by the sizes of the files until one fills nine tenths of the limit; of those that fit the
+    one with the least drop is taken, of equals the largest, and ``budget.drop`` is a condition on it. With
+    ``budget.drop`` alone, the wanted size is bisected in its logarithm for the smallest file whose drop on the
+    selection data is within the limit. Raises ``BudgetError`` with the nearest trial where none is good.
     """
     if budget.size is None and budget.drop is None:
         raise BudgetError("give a limit: a size in bytes (--max-size), a drop in quality (--max-drop), or both")
-    tries = _Tries(model, task, effort, objective or distillation(), watch)
-    trials: list[Trial] = []
-    low, high = tries.bounds
-    for _ in range(effort.trials):
-        price = exp((log(low) + log(high)) / 2)
-        trials.append(tries.run(price))
-        if tell is not None:
-            tell(trials[-1])
-        if _within(trials[-1], budget if budget.size is None else Budget(size=budget.size)):
-            low, high = (price, high) if budget.size is None else (low, price)
-        else:
-            low, high = (low, price) if budget.size is None else (price, high)
+    tries = _Tries(model, task, effort, objective or default_objective(task), watch, tell)
+    trials = _within_size(tries, budget.size) if budget.size is not None else _within_drop(tries, budget)
     good = [trial for trial in trials if _within(trial, budget)]
     if not good:
         near = min(trials, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
@@ -96,6 +88,36 @@ def search(
             f"{near.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
         )
     return min(good, key=lambda t: (t.drop, -t.size) if budget.size is not None else (t.size, t.drop))
+
+
+def _within_size(tries: "_Tries", size: int) -> list[Trial]:
+    trials: list[Trial] = []
+    wanted, tried = float(size), set[float]()
+    for _ in range(tries.effort.trials):
+        price = tries.price(wanted)
+        if price in tried:
+            break
+        tried.add(price)
+        trials.append(tries.run(price))
+        if 0.9 * size <= trials[-1].size <= size:
+            break
+        wanted *= 0.97 * size / trials[-1].size
+    return trials
+
+
+def _within_drop(tries: "_Tries", budget: Budget) -> list[Trial]:
+    trials: list[Trial] = []
+    low, high = tries.sizes
+    for _ in range(tries.effort.trials):
+        wanted = (low * high) ** 0.5
+        trials.append(tries.run(tries.price(wanted)))
+        low, high = (low, wanted) if _within(trials[-1], budget) else (wanted, high)
+    return trials
+
+
+def default_objective(task: Task) -> Objective:
+    """Soft targets for classifiers, whose outputs are logits; the task's own loss for all others."""
+    return distillation() if task.quality is ACCURACY else TASK_LOSS
 
 
 def _within(trial: Trial, budget: Budget) -> bool:
@@ -112,22 +134,43 @@ def _limits(budget: Budget, task: Task) -> str:
 class _Tries:
     """What all trials of a search share: the metric, the points of every tensor, the quality of the original."""
 
-    def __init__(self, model: nn.Module, task: Task, effort: Effort, objective: Objective, watch: Watch | None) -> None:
-        self.model, self.task, self.effort, self.objective, self.watch = model, task, effort, objective, watch
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        effort: Effort,
+        objective: Objective,
+        watch: Watch | None,
+        tell: Tell | None,
+    ) -> None:
+        self.model, self.task, self.effort, self.objective = model, task, effort, objective
+        self.watch, self.tell = watch, tell
         weights = {name: p.detach() for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
         self.rule: MetricRule = MagnitudeRule() if _blind(task) else Curvature()
         metrics = self.rule.measure(Compressed(model).eval(), list(weights), task)
         self.points = measure_points(weights, metrics, candidates())
         self.original = Compressed(model).eval()
         self.before = standing(self.original, self.original, task)
+        self.prices = prices(self.points)
+        if not self.prices:
+            raise BudgetError("no scheme makes any tensor of this model smaller")
+
+    def estimate(self, price: float) -> float:
+        """Bytes of the weights at λ ``price``, by their order-0 entropies before learning."""
+        return sum(point.bits for point in allocate(self.points, price).values()) / 8
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        """λ from keeping every weight's best point to taking every weight's smallest."""
-        positive = [price for price in prices(self.points) if price > 0]
-        if not positive:
-            raise BudgetError("no scheme makes any tensor of this model smaller")
-        return positive[0] / 2, positive[-1] * 2
+    def sizes(self) -> tuple[float, float]:
+        """The least and the largest estimate."""
+        return self.estimate(2 * self.prices[-1]), self.estimate(self.prices[0] / 2)
+
+    def price(self, wanted: float) -> float:
+        """The least λ whose estimate is at most ``wanted`` bytes, or the largest λ of all: estimates fall with λ."""
+        between = [2 * self.prices[-1]]
+        between += [(a * b) ** 0.5 for a, b in zip(self.prices[::-1], self.prices[-2::-1], strict=False)]
+        between.append(self.prices[0] / 2)
+        fits = bisect_right(between, wanted, key=self.estimate)
+        return between[max(fits - 1, 0)]
 
     def run(self, price: float) -> Trial:
         chosen = allocate(self.points, price)
@@ -135,7 +178,10 @@ class _Tries:
         student, coverage = run(self.model, self.task, recipe, watch=self.watch)
         size = len(file.encode(student, number=self.task.number, task=self.task.source, recipe=recipe.name))
         drop = self.before - standing(student, self.original, self.task)
-        return Trial(recipe, student, coverage, size, drop)
+        trial = Trial(recipe, student, coverage, size, drop)
+        if self.tell is not None:
+            self.tell(trial)
+        return trial
 
     def recipe(self, chosen: dict[str, Point]) -> Recipe:
         """Prune, then share, each followed by learning where the task can train; biases in float16."""
