@@ -100,7 +100,7 @@ class Header:
             return cls(
                 number=_optional(record, "number", int),
                 claims=Claims(*_claims_record(record["claims"])) if "claims" in record else None,
-                slots=tuple(_slot(*each) for each in record["tensors"]),
+                slots=_distinct(tuple(_slot(*each) for each in record["tensors"])),
                 task=_optional(record, "task", str),
                 recipe=_optional(record, "recipe", str) or "",
                 edits=tuple(EDITS[name].from_json(value) for name, value in record.get("edits", [])),
@@ -114,6 +114,8 @@ def _optional(record: Any, key: str, kind: type) -> Any:
     value = record.get(key)
     if value is not None and type(value) is not kind:
         raise TypeError(f"{key} is {type(value).__name__}")
+    if kind is str and value is not None:
+        value.encode()  # half of a surrogate pair is a ValueError
     return value
 
 
@@ -129,9 +131,19 @@ def _claims_record(values: Any) -> tuple[int, float, float, int]:
 def _slot(name: Any, shape: Any, dtype: Any, *also: Any) -> Slot:
     if not all(type(text) is str for text in (name, dtype, *also)):
         raise TypeError("a tensor's name is no text")
-    if not all(type(size) is int and 0 <= size < 2**48 for size in shape) or len(shape) > 16:
+    "".join((name, *also)).encode()
+    if not all(type(size) is int and size >= 0 for size in shape) or len(shape) > 16:
+        raise ValueError(f"{name} has shape {shape}")
+    if prod(max(size, 1) for size in shape) >= 2**48:  # no array library goes further, even where another size is 0
         raise ValueError(f"{name} has shape {shape}")
     return Slot(name, tuple(shape), DTYPES[dtype], also)
+
+
+def _distinct(found: tuple[Slot, ...]) -> tuple[Slot, ...]:
+    names = [name for slot in found for name in (slot.name, *slot.also)]
+    if len(set(names)) < len(names):
+        raise ValueError("two tensors have the same name")
+    return found
 
 
 @dataclass(frozen=True)

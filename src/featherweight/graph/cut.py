@@ -44,7 +44,7 @@ class Cut(Edit):
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         for dim, indices in self.kept.get(name, {}).items():
-            if dim >= tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
+            if not 0 <= dim < tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
                 raise FormatError(f"a cut of {name!r} in dimension {dim} does not fit its shape {tuple(tensor.shape)}")
             tensor = tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
         return tensor.clone()

@@ -1,0 +1,98 @@
+"""Law 7: hostile files that are kept, and what reading may cost: no import, no code, little memory."""
+
+import builtins
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from featherweight import file
+from featherweight.core.errors import FormatError
+
+from .make import ATTACKS, FILES, user
+from .victim import USERS, Victim, loads, resealed, survives
+
+KEPT = sorted(path.name for path in FILES.iterdir())
+
+
+def test_all_are_kept() -> None:
+    assert {f"{name}.fwt" for name in ATTACKS} <= set(KEPT)
+    assert all(len((FILES / name).read_bytes()) < 2048 for name in KEPT)
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_hostile_file_is_refused(name: str) -> None:
+    assert not survives((FILES / name).read_bytes())
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["[" * 200_000, '{"a":' * 200_000, "9" * 100_000, '"' + "\\u0000" * 100_000 + '"', '{"tensors":' + "[" * 50_000],
+    ids=["lists", "objects", "digits", "zeros", "half"],
+)
+def test_large_headers(header: str) -> None:
+    assert not survives(user(header))
+
+
+def test_the_limit_is_the_caller_s() -> None:
+    with pytest.raises(FormatError, match="over the limit of 10; raise max_bytes"):
+        file.decode(USERS, None, max_bytes=10)
+    assert file.decode(USERS, None, max_bytes=10_000).codes
+
+
+def test_a_file_for_another_model_is_refused() -> None:
+    class Other(Victim):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.bias
+
+    with pytest.raises(FormatError, match="another model: it holds .*bias"):
+        file.load(USERS, Other())
+
+
+class Watch(MetaPathFinder):
+    """Notes every module that is looked for and not there yet, and every call that it is told to note."""
+
+    def __init__(self) -> None:
+        self.sought: list[str] = []
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        self.sought.append(name)
+
+    def noting(self, name: str) -> Callable[..., Any]:
+        function = getattr(builtins, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            self.sought.append(name)
+            return function(*args, **kwargs)
+
+        return noted
+
+
+def test_a_file_imports_and_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that names a task, an edit or a recipe as if they were modules."""
+    watch = Watch()
+    hostile = [(FILES / name).read_bytes() for name in KEPT]
+    named = resealed(USERS.replace(b'"my task"', b'"antigrv"').replace(b'"mine"', b'"this"'))
+    loads(USERS)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "meta_path", [watch, *sys.meta_path])
+        for runner in ("exec", "eval", "compile", "open"):
+            patch.setattr(builtins, runner, watch.noting(runner))
+        for data in (USERS, named, *hostile):
+            survives(data)
+    assert watch.sought == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's count of a process's memory")
+def test_memory_is_bounded() -> None:
+    """All kept files, and mutations, in a process that may take 300 MB more than it has after importing."""
+    script = Path(__file__).with_name("limited.py")
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.strip().endswith("refused")
