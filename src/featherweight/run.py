@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.checkpoint import Checkpoint, Position, checkpoint
+from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, naming
 from featherweight.core.plan import PlannedStage, plan, plan_stage
-from featherweight.core.scheme import Scheme
+from featherweight.core.scheme import Scheme, check_weight
 from featherweight.core.stage import Recipe, Stage
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
+from featherweight.schemes.floats import Float
 from featherweight.training import loop
 
 
@@ -76,8 +78,7 @@ def _carry_out(
         student.edit(edit)
     taps = _tap(student, task, stage) if epochs == 0 else 0
     planned = plan_stage(student.base, stage)
-    before = {name: student.weight(name).detach().clone() for name in planned.sites}
-    bits = {name: _bits(student, name) for name in planned.sites}
+    before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
 
     def project(target: float) -> Sequence[str]:
         project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
@@ -88,7 +89,7 @@ def _carry_out(
     else:
         loop.learn(student, task, stage, project, teacher, start=epochs, state=state, keep=keep, watch=watch)
         student.settle()
-    return _covered(student, planned, before, bits, len(edits) + taps)
+    return _covered(student, planned, before, len(edits) + taps, resumed=epochs > 0)
 
 
 def _tap(student: Compressed, task: Task, stage: Stage) -> int:
@@ -100,6 +101,9 @@ def _tap(student: Compressed, task: Task, stage: Stage) -> int:
 
 def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
     """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget."""
+    for name in schemes:
+        with naming(name):
+            check_weight(student.source(name))
     if stage.projector is not None:
         for name, scheme in schemes.items():
             metric = stage.metric.measure(student, [name], task)[name]
@@ -115,13 +119,20 @@ def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mappin
 
 
 def _covered(
-    student: Compressed, planned: PlannedStage, before: Mapping[str, Tensor], bits: Mapping[str, float], changes: int
+    student: Compressed,
+    planned: PlannedStage,
+    before: Mapping[str, tuple[Tensor, Code | None]],
+    changes: int,
+    resumed: bool,
 ) -> Coverage:
-    """The coverage record. Raises ``NoEffectError`` where nothing at all became of the stage."""
-    errors = {name: _relative(w, student.weight(name).detach()) for name, w in before.items()}
+    """The coverage record. Raises ``NoEffectError`` where nothing at all became of the stage.
+
+    ``before`` holds weights and codes of the sites; of a resumed stage it is not what the stage began with.
+    """
+    errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     stage = planned.stage
-    idle = all(error == 0 and _bits(student, name) >= bits[name] for name, error in errors.items())
-    if idle and not changes and (stage.training is None or bool(errors)):
+    idle = all(errors[name] == 0 and _bits(student.codes.get(name), w) >= _bits(code, w) for name, (w, code) in before.items())
+    if idle and not changes and not resumed and (stage.training is None or bool(errors)):
         raise NoEffectError(
             f"nothing changed: all of {', '.join(errors) or 'no sites'} already are what the scheme makes of them; "
             "ask for more, or remove the stage"
@@ -135,11 +146,9 @@ def _relative(w: Tensor, v: Tensor) -> float:
     return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 
-def _bits(student: Compressed, name: str) -> float:
-    """Coded size of a parameter as it stands, in bits."""
-    code = student.codes.get(name)
-    weight = student.weight(name)
-    return sum(stream_bits(code).values()) if code else 8.0 * weight.numel() * weight.element_size()
+def _bits(code: Code | None, w: Tensor) -> float:
+    """What a code takes in a file, in bits; without one, what the weight itself takes."""
+    return sum(stream_bits(code or Float().project(w)).values())
 
 
 def _keeper(kept: Checkpoint | None, number: int, student: Compressed) -> loop.Keep | None:

@@ -33,6 +33,19 @@ def data():
     with torch.no_grad():
         return [(inputs, model()(inputs).argmax(1))]
 
+def judge(net):
+    with torch.no_grad():
+        return -float((net(torch.ones(4, 32)) - model()(torch.ones(4, 32))).abs().mean())
+
+def judged():
+    return Task("judged", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)), evaluate=judge)
+
+def bare():
+    return Task("bare", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)))
+
+def broken():
+    return Task("broken", architecture=Net, model=lambda: 1 / 0, example=lambda: Example((torch.zeros(1, 32),)))
+
 def task():
     return Task(
         name="mine", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)),

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 from torch import nn
 
-from featherweight import file, search
+from featherweight import file
 
 from .commands import Ran, run
 
@@ -20,7 +20,8 @@ TINY = ("--max-size", "30kB", "--trials", 2, "--epochs", 1)
 
 def test_every_number_in_the_json_is_of_the_file(digits_run: Ran, digits_file: Path, digits_model: nn.Module) -> None:
     path = digits_file
-    assert [line.split(":")[0] for line in digits_run.err.splitlines()] == ["trial 1 of 2", "trial 2 of 2"]
+    trials = [line.split(":")[0] for line in digits_run.err.splitlines()]
+    assert trials == [f"trial {number} of at most 2" for number in range(1, len(trials) + 1)] != []
     told = digits_run.json
     assert told["bytes"] == path.stat().st_size <= 30_000
     assert told["bytes_before"] == len(safetensors.torch.save(digits_model.state_dict()))
@@ -52,6 +53,29 @@ def test_what_was_seen_and_left_alone_is_said(user_task: str, tmp_path: Path) ->
     assert f"written to {tmp_path / 'mine.fwt'}" in ran.out
 
 
+def test_nothing_is_told_that_was_not_measured(user_task: str, tmp_path: Path) -> None:
+    """A task with ``evaluate`` has no samples and no pairs; one without any data has no quality at all."""
+    judged, bare = (user_task.replace(":task", name) for name in (":judged", ":bare"))
+    ran = run("compress", judged, "--max-size", "2kB", "--trials", 3, "-o", tmp_path / "judged.fwt")
+    assert ran.code == 0, ran.err
+    assert "evaluate  0 before" in ran.out and "samples" not in ran.out and "McNemar" not in ran.out
+    assert "by the task's evaluate()" in ran.err and "%" not in ran.err
+    ran = run("compress", bare, "--max-size", "2kB", "--trials", 3, "-o", tmp_path / "bare.fwt")
+    assert ran.code == 0 and "quality was not measured" in ran.out
+    ran = run("verify", tmp_path / "bare.fwt", "--task", bare, "--json")
+    assert ran.code == 1 and ran.json[0]["measured"]["value"] is None and ran.json[0]["claimed"] is None
+
+
+def test_an_error_in_the_users_own_code_keeps_its_traceback(user_task: str, tmp_path: Path) -> None:
+    command = ["compress", user_task.replace(":task", ":broken"), "--max-size", "2kB", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "featherweight.cli", *command], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 1 and "my_task.py" in done.stderr
+    assert json.loads(done.stdout)["error"] == {"type": "ZeroDivisionError", "message": "division by zero"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_file_is_named_after_the_task(user_task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("compress", user_task, "--max-size", "2kB", "--trials", 3).code == 0
@@ -81,8 +105,8 @@ def test_a_dry_run_reads_and_writes_nothing(
         (("--max-size", "nine"), "no size"),
         (("--max-size", "0"), "no size"),
         (("--max-size", "-5kB"), "no size"),
-        (("--max-drop", "-1"), "should be greater than or equal to 0"),
-        (("--max-size", "9kB", "--trials", "0"), "should be greater than or equal to 1"),
+        (("--max-drop", "-1"), "--max-drop"),
+        (("--max-size", "9kB", "--trials", "0"), "--trials"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], said: str) -> None:
@@ -184,7 +208,7 @@ def test_an_interruption_exits_with_130(user_task: str, tmp_path: Path, monkeypa
     def interrupt(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search.budget, "run", interrupt)
+    monkeypatch.setattr("featherweight.search.budget.run", interrupt)
     ran = run("compress", user_task, "--max-size", "2kB", "-o", tmp_path / "mine.fwt")
     assert ran.code == 130 and ran.err.startswith("interrupted") and ran.out == ""
     assert list(tmp_path.iterdir()) == []
@@ -196,7 +220,7 @@ def test_ctrl_c_in_the_middle_of_a_search(user_task: str, tmp_path: Path) -> Non
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
     try:
-        assert process.stderr.readline().startswith("trial 1 of 99999")
+        assert process.stderr.readline().startswith("trial 1 of at most 99999")
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)

@@ -37,9 +37,9 @@ def compress(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; TASK.fwt if not given.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Recipes that a search tries.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Recipes that a search tries at most.")] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training data that a trial learns for.")
+        int | None, typer.Option(min=1, help="Passes over the training data that a trial prunes in.")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep a recipe's run in this folder, and go on from there if it was stopped.")

@@ -7,7 +7,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from featherweight.cli.output import console
 from featherweight.core.task import Task
-from featherweight.report.outlook import judged_on
+from featherweight.report.outlook import drop_unit, judged_on
 
 if TYPE_CHECKING:
     from featherweight.search.budget import Trial
@@ -51,8 +51,8 @@ class Bars:
     def tell(self, trial: "Trial") -> None:
         """Told of every trial of a search."""
         self.done += 1
-        drop = f"a drop of {trial.drop:.3g} {self.task.quality.unit}".rstrip()
-        line = f"trial {self.done} of {self.trials}: {trial.size:,} bytes, {drop}, by {judged_on(self.task)}"
+        drop = f"a drop of {trial.drop:.3g} {drop_unit(self.task)}".rstrip()
+        line = f"trial {self.done} of at most {self.trials}: {trial.size:,} bytes, {drop}, by {judged_on(self.task)}"
         self.progress.console.print(line, soft_wrap=True)
 
     def _close(self) -> None:

@@ -38,7 +38,7 @@ def verify(
             show(terminal.verified(measured))
     for path, each in zip(files, outcomes, strict=True):
         if isinstance(each, Exception):
-            say(f"error: {path}: {each}")
+            say(f"error: {each}" if path in str(each) else f"error: {path}: {each}")
         elif not each.ok:
             say(f"not ok: {path}: {_why(each)}")
     if any(isinstance(each, Exception) or not each.ok for each in outcomes):

@@ -29,7 +29,7 @@ class Sites:
         return tensor.ndim >= self.min_dims and hit(self.include) and not hit(self.exclude)
 
     def __str__(self) -> str:
-        text = ", ".join(self.include)
+        text = ", ".join(self.include) or "nothing"
         if self.exclude:
             text += " but not " + ", ".join(self.exclude)
         return text + (f" ({self.min_dims} or more dimensions)" if self.min_dims else "")
@@ -59,6 +59,8 @@ def select(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
     }
     if not found:
         known = [first for first, _, _ in parameters(model)]
-        near = get_close_matches(sites.include[0], known, n=3, cutoff=0.3) or known[:5]
+        if not known:
+            raise SelectionError(f"no parameter matches {sites}: the model has no parameters")
+        near = get_close_matches(" ".join(sites.include[:1]), known, n=3, cutoff=0.3) or known[:5]
         raise SelectionError(f"no parameter matches {sites}; the model has {len(known)}, for example {', '.join(near)}")
     return found

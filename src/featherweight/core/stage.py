@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from featherweight.core.code import Code
 from featherweight.core.edit import Edit
-from featherweight.core.errors import SelectionError
+from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites
@@ -58,6 +58,10 @@ class Iterative(Schedule):
     power: float = 1.0
     fixed: bool = False
 
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.power <= 0:
+            raise SchemeError(f"{self.rounds} rounds of power {self.power}: give 1 round or more and a power above 0")
+
     def targets(self, steps: int) -> dict[int, float]:
         if steps < self.rounds:
             return {0: 1.0}
@@ -69,7 +73,7 @@ class Iterative(Schedule):
 class Cubic(Schedule):
     """``s_t = s_f + (s_i − s_f)(1 − t)³`` (Zhu and Gupta 2017, arXiv 1710.01878, equation 1), in shares of ``s_f``.
 
-    ``every`` steps from ``begin`` to ``end`` (shares of the training); ``initial`` is ``s_i / s_f``.
+    ``every`` steps from ``begin`` to ``end`` (shares of the training, the last step at most); ``initial`` is ``s_i / s_f``.
     """
 
     every: int = 100
@@ -77,8 +81,12 @@ class Cubic(Schedule):
     end: float = 0.7
     initial: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.every < 1 or not 0 <= self.initial <= 1:
+            raise SchemeError(f"every {self.every} steps from {self.initial}: give 1 step or more and a share of 0 to 1")
+
     def targets(self, steps: int) -> dict[int, float]:
-        first, last = int(self.begin * steps), int(self.end * steps)
+        first, last = int(self.begin * steps), min(int(self.end * steps), steps - 1)
         if last <= first:
             return {0: 1.0}
         at = [*range(first, last, self.every), last]

@@ -140,7 +140,8 @@ class Task:
 
     def __post_init__(self) -> None:
         for name in ("architecture", "model", "example"):
-            if not callable(getattr(self, name)):
+            given = getattr(self, name)
+            if not callable(given) or isinstance(given, nn.Module):
                 raise TaskError(f"task {self.name!r}: `{name}` must be a function without arguments that builds it")
         if self.train is not None and self.loss is None:
             raise TaskError(f"task {self.name!r} has training data but no `loss`; give loss(outputs, batch) -> scalar")

@@ -51,9 +51,12 @@ class Curvature(MetricRule):
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         def projected(outputs: Any, batch: Any) -> Tensor:
-            flat = torch.cat([each.flatten(1).float() for each in tensors_of(outputs)], dim=1)
-            total: Tensor = (flat * torch.randn_like(flat)).sum()
-            scaled: Tensor = total / len(flat) ** 0.5
+            found = [each.float() for each in tensors_of(outputs)]
+            if not found:
+                raise TaskError(f"the model of task {task.name!r} has no floating-point output to measure")
+            total = torch.stack([(each * torch.randn_like(each)).sum() for each in found]).sum()
+            samples = len(found[0]) if found[0].ndim else 1
+            scaled: Tensor = total / samples**0.5
             return scaled
 
         with seeded(self.seed, 0):
@@ -81,11 +84,14 @@ def _mean_square(
             there = moved(batch, student.device)
             for _ in range(draws):
                 outputs = torch.func.functional_call(student.base, leaves, *_arguments(there))
-                gradients = torch.autograd.grad(scalar(outputs, there), list(leaves.values()), allow_unused=True)
+                value = scalar(outputs, there)
+                count += 1
+                if not value.requires_grad:
+                    continue  # it depends on none of these weights
+                gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
                 for name, gradient in zip(leaves, gradients, strict=True):
                     if gradient is not None:
                         total[name] += gradient.square()
-                count += 1
     if count == 0:
         raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
     means = {name: each / count for name, each in total.items()}

@@ -11,6 +11,7 @@ def size(count: int) -> str:
 
 
 def quality(value: float, unit: str) -> str:
+    value += 0.0  # no minus before a zero
     return f"{value:.4g} {unit}".rstrip() if unit != "%" else f"{value:.2f} %"
 
 

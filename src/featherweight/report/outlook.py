@@ -33,7 +33,7 @@ class SearchOutlook:
 def search_outlook(task: Task, model: nn.Module, budget: Budget, effort: Effort) -> SearchOutlook:
     weights = {name: tuple(p.shape) for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
     trains = task.train is not None and task.loss is not None
-    return SearchOutlook(weights, tuple(candidates()), budget, effort, judged_on(task), task.quality.unit, trains)
+    return SearchOutlook(weights, tuple(candidates()), budget, effort, judged_on(task), drop_unit(task), trains)
 
 
 def judged_on(task: Task) -> str:
@@ -43,6 +43,13 @@ def judged_on(task: Task) -> str:
     return "the task's evaluate()" if task.evaluate is not None else "how near the outputs stay to the original's"
 
 
+def drop_unit(task: Task) -> str:
+    """The unit of that drop; only the task knows what its ``evaluate`` returns."""
+    if task.selection is not None:
+        return task.quality.unit
+    return "" if task.evaluate is not None else "%"
+
+
 def search_lines(ahead: SearchOutlook) -> Iterator[str]:
     limits = []
     if ahead.budget.size is not None:
@@ -50,15 +57,20 @@ def search_lines(ahead: SearchOutlook) -> Iterator[str]:
     if ahead.budget.drop is not None:
         limits.append(f"a drop of at most {ahead.budget.drop:g} {ahead.unit}".rstrip())
     yield f"search within {' and '.join(limits)}; the drop is judged on {ahead.judged_on}"
-    learning = (
-        f", each learning for up to {ahead.effort.epochs} epochs a stage" if ahead.trains else ", without training"
-    )
-    yield f"{ahead.effort.trials} trials{learning}"
+    yield f"at most {ahead.effort.trials} trials, {_learning(ahead)}"
     yield f"for each of {len(ahead.tensors)} tensors, one of {len(ahead.schemes)} schemes by rate and distortion:"
     yield from (f"     {name} {list(shape)}" for name, shape in ahead.tensors.items())
     yield "candidates:"
     yield from (f"     {brief(scheme)}" for scheme in ahead.schemes)
     yield "which one a tensor gets depends on its weights and on calibration data, and is not known before the run"
+
+
+def _learning(ahead: SearchOutlook) -> str:
+    if not ahead.trains:
+        return "without training"
+    given = ahead.effort.epochs
+    epochs = f"{given} epochs" if given else "5 epochs or 500 steps, whichever is more,"
+    return f"each learning {epochs} of pruning and half as many of sharing"
 
 
 def search_record(ahead: SearchOutlook) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def left_alone(reasons: Mapping[str, str]) -> Iterator[str]:
     """A line for every reason, with the tensors that it holds for."""
     for reason in dict.fromkeys(reasons.values()):
         names = [name for name, each in reasons.items() if each == reason]
-        yield f"left alone ({reason}): {', '.join(names)}"
+        yield f"without a scheme ({reason}): {', '.join(names)}"
 
 
 def contents(path: str, found: Contents, task: str | None, quality: Quality | None) -> Iterator[RenderableType]:

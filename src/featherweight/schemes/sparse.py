@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, part_streams, read_part
-from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
@@ -140,8 +140,9 @@ class Sparse(Scheme):
     ) -> dict[str, Code]:
         if self.scope is Scope.TENSOR or warm is not None:
             return super().project_all(weights, metrics, warm)
-        for w in weights.values():
-            check_weight(w)
+        for name, w in weights.items():
+            with naming(name):
+                check_weight(w)
         together = self._support(torch.cat([importance(w, metrics[name]).flatten() for name, w in weights.items()]))
         supports = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
         codes: dict[str, Code] = {}

@@ -27,6 +27,8 @@ from featherweight.training.loop import Watch, batches
 from featherweight.training.objectives import TASK_LOSS, distillation
 
 NAME = "budget"
+WIDEST = file.Claims(10**6, 1e6 / 3, 1e6 / 3, 10**6)
+"""Claims that take as many bytes as any do: a trial's size leaves room for them, as nothing is measured for them yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def _within_size(tries: "_Tries", size: int) -> list[Trial]:
         trials.append(tries.run(price))
         if 0.9 * size <= trials[-1].size <= size:
             break
-        wanted *= 0.97 * size / trials[-1].size
+        wanted = tries.estimate(price) + 0.97 * size - trials[-1].size
     return trials
 
 
@@ -116,8 +118,12 @@ def _within_drop(tries: "_Tries", budget: Budget) -> list[Trial]:
 
 
 def default_objective(task: Task) -> Objective:
-    """Soft targets for classifiers, whose outputs are logits; the task's own loss for all others."""
-    return distillation() if task.quality is ACCURACY else TASK_LOSS
+    """Soft targets for classifiers, whose outputs are logits; the task's own loss for all others.
+
+    A bare model comes without evaluation data: nobody says that it is a classifier.
+    """
+    judged = task.evaluation is not None or task.selection is not None
+    return distillation() if judged and task.quality is ACCURACY else TASK_LOSS
 
 
 def _within(trial: Trial, budget: Budget) -> bool:
@@ -176,7 +182,9 @@ class _Tries:
         chosen = allocate(self.points, price)
         recipe = self.recipe(chosen)
         student, coverage = run(self.model, self.task, recipe, watch=self.watch)
-        size = len(file.encode(student, number=self.task.number, task=self.task.source, recipe=recipe.name))
+        claims = WIDEST if self.task.evaluation is not None else None
+        named = self.task.source or self.task.name
+        size = len(file.encode(student, number=self.task.number, claims=claims, task=named, recipe=recipe.name))
         drop = self.before - standing(student, self.original, self.task)
         trial = Trial(recipe, student, coverage, size, drop)
         if self.tell is not None:
@@ -226,16 +234,17 @@ def _narrows(p: torch.Tensor) -> bool:
     return bool(torch.isfinite(error)) and bool(error <= 1e-3 * p.detach().abs().max())
 
 
-def standing(model: nn.Module, original: nn.Module, task: Task) -> float:
+def standing(model: Compressed, original: Compressed, task: Task) -> float:
     """How good the model is for choosing, higher is better: on the selection data in the task's quality, else by the
-    task's ``evaluate``, else by how near the outputs are to the original's, in per cent.
+    task's ``evaluate``, which gets a model of the user's class, else by how near the outputs are to the original's, in
+    per cent.
     """
     if task.selection is not None:
         value = measure(model, task.selection(), task.quality)
         return value if task.quality.higher_is_better else -value
     if task.evaluate is not None:
-        with evaluating(model):
-            return float(task.evaluate(model))
+        with evaluating(model.base):
+            return float(task.evaluate(model.base))
     return nearness(model, original, task)
 
 

@@ -80,7 +80,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 LENET300 = Baseline(epochs=40, batch_size=128, learning_rate=1.5e-3, weight_decay=0.01, seed=0, shift=1)
 LENET5 = Baseline(epochs=20, batch_size=128, learning_rate=1e-3, weight_decay=0.05, seed=0, shift=2)
-FASHION_LENET5 = Baseline(epochs=16, batch_size=128, learning_rate=1e-3, weight_decay=0.05, seed=0, shift=1)
+FASHION_LENET5 = Baseline(epochs=12, batch_size=128, learning_rate=1e-3, weight_decay=0.05, seed=0, shift=1)
 
 
 def mnist_lenet300() -> Task:

@@ -81,6 +81,8 @@ def learn(
     objective = stage.objective or TASK_LOSS
     data = task.train() if task.train else []
     each = batches(data)
+    if training.epochs and not each:
+        raise TaskError(f"the training data of task {task.name!r} holds no batch")
     steps = training.epochs * each
     targets = stage.schedule.targets(steps) if stage.schemes else {}
     if start == 0:

@@ -1,0 +1,226 @@
+"""A killed run goes on to the same bytes; the same seed writes the same file; the user's random state is the user's."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from featherweight import file
+from featherweight.checkpoint import FILE
+from featherweight.core.errors import DataError
+from featherweight.core.stage import Cubic, Iterative, Learn, Recipe, Stage, Training, everywhere, sgd
+from featherweight.core.task import Example, Task
+from featherweight.metrics.diagonal import Curvature
+from featherweight.run import Coverage, run
+from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
+from featherweight.schemes.uniform import PerChannel, Uniform
+from featherweight.tasks.data import Tensors
+from featherweight.training.loop import Progress
+from featherweight.training.objectives import distillation
+
+GENERATOR = torch.Generator().manual_seed(0)
+X = torch.randn(24, 6, generator=GENERATOR)
+Y = X[:, :3].argmax(1)
+
+
+class Net(nn.Module):
+    """Batch norm and dropout: buffers to keep, random numbers to draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.drop(self.norm(self.first(x)).relu()))
+        return logits
+
+
+def net() -> Net:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return Net()
+
+
+def task() -> Task:
+    return Task(
+        name="resume",
+        architecture=Net,
+        model=net,
+        example=lambda: Example((X[:1],)),
+        train=lambda: Tensors(X, Y, batch_size=8, shuffle=True),
+        loss=lambda outputs, batch: nn.functional.cross_entropy(outputs, batch[1]),
+    )
+
+
+EPOCHS, STEPS = 4, 3
+
+
+def stage(name: str, scheme: Any, learn: Learn, **settings: Any) -> Stage:
+    return everywhere(name, scheme, learn=learn, training=Training(EPOCHS, 1e-2, **settings.pop("training", {})), **settings)
+
+
+RECIPES = {
+    "direct": Recipe("direct", (stage("share", Codebook(4), Learn.DIRECT, training={"code_lr": 0.5}),)),
+    "latent": Recipe("latent", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(every=2)),)),
+    "late start": Recipe("late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)),
+    "both": Recipe("both", (stage("quantize", Uniform(3, True, PerChannel()), Learn.BOTH, objective=distillation()),)),
+    "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
+    "momentum": Recipe("momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)),
+    "several stages": Recipe(
+        "several",
+        (
+            stage("prune", Sparse(Fraction(0.5)), Learn.LATENT, schedule=Iterative(3), metric=Curvature(batches=2)),
+            stage("share", Sparse(Magnitude()).then(Codebook(4)), Learn.DIRECT),
+            Stage("all", training=Training(EPOCHS, 1e-3, seed=5)),
+            Stage("side", {"*.bias": Float(Width.FLOAT16)}),
+        ),
+    ),
+}
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(at: int) -> Callable[[Progress], None]:
+    """Raises after so many steps, counted over all stages."""
+    count = 0
+
+    def watch(progress: Progress) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise Killed
+
+    return watch
+
+
+def result(recipe: Recipe, folder: Path | None = None, watch: Any = None) -> tuple[bytes, tuple[Coverage, ...]]:
+    student, coverage = run(net(), task(), recipe, folder=folder, watch=watch)
+    return file.encode(student), coverage
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_same_seed_writes_the_same_bytes(name: str) -> None:
+    torch.manual_seed(3)
+    first, _ = result(RECIPES[name])
+    torch.manual_seed(4)
+    assert result(RECIPES[name])[0] == first
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_killed_run_goes_on_to_the_same_bytes(name: str, tmp_path: Path) -> None:
+    """Killed once at every few steps, in a folder each; then killed again and again in one folder."""
+    recipe = RECIPES[name]
+    whole, _ = result(recipe)
+    steps = EPOCHS * STEPS * sum(stage.training is not None for stage in recipe.stages)
+    for at in range(1, steps + 1, 4 if len(recipe.stages) == 1 else 5):
+        folder = tmp_path / str(at)
+        with pytest.raises(Killed):
+            result(recipe, folder, killer(at))
+        assert result(recipe, folder)[0] == whole, at
+    for _ in range(steps):
+        try:
+            resumed, _ = result(recipe, tmp_path / "again", killer(STEPS + 1))
+        except Killed:
+            continue
+        assert resumed == whole
+        return
+    pytest.fail("the run never came to its end")
+
+
+def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
+    whole, _ = result(RECIPES["several stages"], tmp_path)
+    again, coverage = result(RECIPES["several stages"], tmp_path, killer(1))
+    assert again == whole
+    assert all(stage.touched == {} for stage in coverage)
+
+
+def test_another_process_goes_on(tmp_path: Path) -> None:
+    """Functions among a recipe's settings lie at another address there."""
+    with pytest.raises(Killed):
+        result(RECIPES["momentum"], tmp_path, killer(2 * STEPS + 1))
+    program = (
+        f"import sys, hashlib, pathlib, torch; torch.set_num_threads(1); sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_resume as t\n"
+        f"print(hashlib.sha256(t.result(t.RECIPES['momentum'], pathlib.Path({str(tmp_path)!r}))[0]).hexdigest())"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.stdout.strip() == hashlib.sha256(result(RECIPES["momentum"])[0]).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["direct", "latent", "momentum"])
+def test_the_checkpoint_of_another_run_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        result(RECIPES["both"], tmp_path, killer(STEPS + 1))
+    with pytest.raises(DataError, match="belongs to another model or recipe; delete it, or choose another folder"):
+        result(RECIPES[name], tmp_path)
+    other = net()
+    with torch.no_grad():
+        other.norm.running_mean += 1
+    with pytest.raises(DataError, match="another model"):
+        run(other, task(), RECIPES["both"], folder=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Truncated anywhere, or with any byte changed: in the record, in the names, in the numbers."""
+    recipe = RECIPES["both"]
+    with pytest.raises(Killed):
+        result(recipe, tmp_path, killer(STEPS + 1))
+    path = tmp_path / FILE
+    kept = path.read_bytes()
+    damaged = [kept[:length] for length in range(0, len(kept), 97)]
+    for place in range(0, len(kept), 61):
+        changed = bytearray(kept)
+        changed[place] ^= 0x15
+        damaged.append(bytes(changed))
+    for attack in damaged:
+        path.write_bytes(attack)
+        with pytest.raises(DataError, match="delete it"):
+            result(recipe, tmp_path)
+
+
+def test_a_checkpoint_holds_no_pickle(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        result(RECIPES["both"], tmp_path, killer(STEPS + 1))
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    with safe_open(tmp_path / FILE, "pt") as opened:
+        assert json.loads(opened.metadata()["run"])["position"] == [0, 1]
+
+
+def test_the_users_random_state_stays(tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    states = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())
+    result(RECIPES["several stages"], tmp_path)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (random.getstate(), repr(np.random.get_state())) == states[1:]
+
+
+def test_seeds_differ() -> None:
+    first = Recipe("seed", (stage("share", Codebook(4), Learn.DIRECT),))
+    second = Recipe("seed", (stage("share", Codebook(4), Learn.DIRECT, training={"seed": 1}),))
+    assert result(first)[0] != result(second)[0]
+
+
+def test_a_stage_that_is_resumed_may_find_nothing_left_to_change(tmp_path: Path) -> None:
+    """Levels that no longer move in the last epoch are no error, as they are none without the interruption."""
+    recipe = Recipe("still", (everywhere("sign", Uniform(1), learn=Learn.LATENT, training=Training(3, 1e-9)),))
+    whole, _ = result(recipe)
+    with pytest.raises(Killed):
+        result(recipe, tmp_path, killer(2 * STEPS + 1))
+    assert result(recipe, tmp_path)[0] == whole
