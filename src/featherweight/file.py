@@ -114,7 +114,7 @@ def _optional(record: Any, key: str, kind: type) -> Any:
     value = record.get(key)
     if value is not None and type(value) is not kind:
         raise TypeError(f"{key} is {type(value).__name__}")
-    if kind is str and value is not None:
+    if isinstance(value, str):
         value.encode()  # half of a surrogate pair is a ValueError
     return value
 

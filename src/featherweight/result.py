@@ -19,6 +19,7 @@ from featherweight.core.task import Task, scores
 from featherweight.costs.operations import Operations, operations
 from featherweight.file import Claims
 from featherweight.run import Coverage
+from featherweight.schemes.floats import Floats, Width
 
 EXACT_PAIRS = 10_000
 
@@ -100,10 +101,13 @@ def lines(codes: Mapping[str, Code]) -> list[Line]:
 
 
 def _kind(layout: Layout) -> str:
+    """A layout in words: ``sparse (codebook 16 (float16))``."""
+    if layout.kind is Floats:
+        return Width(layout.settings[0]).name.lower()
     name = layout.kind.__name__.removesuffix("Code").lower()
-    settings = "/".join(map(str, layout.settings))
+    first = f" {layout.settings[0]}" if layout.settings else ""
     inner = ", ".join(_kind(part) for part in layout.parts)
-    return name + (f" {settings}" if settings else "") + (f" ({inner})" if inner else "")
+    return name + first + (f" ({inner})" if inner else "")
 
 
 def dense_size(model: nn.Module) -> int:
@@ -157,7 +161,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verified:
-    """A file's claims beside what was measured now; ``ok`` where they agree to a thousandth or one sample."""
+    """A file's claims beside what was measured now.
+
+    ``ok`` where they agree: for counted scores to a thousandth of the samples or one sample, for others to a thousandth
+    of the larger sum of scores.
+    """
 
     file: str
     bytes: int
@@ -173,9 +181,14 @@ def verify(path: str | PathLike[str], task: Task, *, max_bytes: int = 1 << 30) -
     student, contents = file.load(data, task.architecture(), max_bytes=max_bytes)
     measured = measure_student(student, task)
     claims = contents.header.claims
-    tolerance = max(1.0, 0.001 * measured.samples)
-    ok = claims is not None and abs(claims.total - measured.total) <= tolerance and claims.samples == measured.samples
+    ok = claims is not None and claims.samples == measured.samples and _agree(claims, measured, task)
     return Verified(str(path), len(data), task, claims, measured, ok)
+
+
+def _agree(claims: Claims, measured: Measured, task: Task) -> bool:
+    larger = max(abs(claims.total), abs(measured.total))
+    tolerance = max(1.0, 0.001 * measured.samples) if task.quality.counts else 0.001 * larger
+    return abs(claims.total - measured.total) <= tolerance
 
 
 def measure_student(student: Compressed, task: Task) -> Measured:

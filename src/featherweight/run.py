@@ -131,7 +131,12 @@ def _covered(
     """
     errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     stage = planned.stage
-    idle = all(errors[name] == 0 and _bits(student.codes.get(name), w) >= _bits(code, w) for name, (w, code) in before.items())
+
+    def unchanged(name: str) -> bool:
+        w, code = before[name]
+        return errors[name] == 0 and _bits(student.codes.get(name), w) >= _bits(code, w)
+
+    idle = all(map(unchanged, before))
     if idle and not changes and not resumed and (stage.training is None or bool(errors)):
         raise NoEffectError(
             f"nothing changed: all of {', '.join(errors) or 'no sites'} already are what the scheme makes of them; "

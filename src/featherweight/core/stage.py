@@ -73,7 +73,8 @@ class Iterative(Schedule):
 class Cubic(Schedule):
     """``s_t = s_f + (s_i − s_f)(1 − t)³`` (Zhu and Gupta 2017, arXiv 1710.01878, equation 1), in shares of ``s_f``.
 
-    ``every`` steps from ``begin`` to ``end`` (shares of the training, the last step at most); ``initial`` is ``s_i / s_f``.
+    ``every`` steps from ``begin`` to ``end`` (shares of the training, the last step at most); ``initial`` is
+    ``s_i / s_f``.
     """
 
     every: int = 100
@@ -83,7 +84,7 @@ class Cubic(Schedule):
 
     def __post_init__(self) -> None:
         if self.every < 1 or not 0 <= self.initial <= 1:
-            raise SchemeError(f"every {self.every} steps from {self.initial}: give 1 step or more and a share of 0 to 1")
+            raise SchemeError(f"every {self.every} steps from {self.initial}: give 1 step or more, a share of 0 to 1")
 
     def targets(self, steps: int) -> dict[int, float]:
         first, last = int(self.begin * steps), min(int(self.end * steps), steps - 1)

@@ -75,6 +75,7 @@ class Quality:
     """How good outputs are: one score a sample, and what the mean of the scores is called.
 
     ``score(outputs, batch) -> Tensor[n]`` keeps samples apart, so that two models can be compared sample by sample.
+    ``counts`` says that scores are 0 or 1, so that pairs of models can be held against each other by McNemar's test.
     ``value(mean)`` turns the mean score into the figure that people quote (percent right: ``100 * mean``).
     """
 
@@ -83,6 +84,7 @@ class Quality:
     higher_is_better: bool
     score: Callable[[Any, Batch], Tensor]
     value: Callable[[float], float] = float
+    counts: bool = False
 
     def drop(self, before: float, after: float) -> float:
         """The loss of quality, in the task's own unit; positive is worse."""
@@ -99,7 +101,7 @@ def percent(mean: float) -> float:
     return 100.0 * mean
 
 
-ACCURACY = Quality("accuracy", "%", True, top1, percent)
+ACCURACY = Quality("accuracy", "%", True, top1, percent, counts=True)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from featherweight.core.task import ACCURACY, Quality, Task, evaluating
+from featherweight.core.task import Quality, Task, evaluating
 from featherweight.file import Claims, slots
 from featherweight.report.ledger import Ledger, ledger
 from featherweight.result import Result, mcnemar, worst
@@ -114,7 +114,7 @@ def claimed(claims: Claims, quality: Quality) -> Standing:
 
 def pairs(quality: Quality) -> bool:
     """Whether scores are 0 or 1, so that samples can be lost and won."""
-    return quality.name == ACCURACY.name
+    return quality.counts
 
 
 def left_alone(result: Result) -> dict[str, str]:

@@ -28,7 +28,7 @@ from featherweight.training.objectives import TASK_LOSS, distillation
 
 NAME = "budget"
 WIDEST = file.Claims(10**6, 1e6 / 3, 1e6 / 3, 10**6)
-"""Claims that take as many bytes as any do: a trial's size leaves room for them, as nothing is measured for them yet."""
+"""Claims that take as many bytes as any do: a trial's size leaves room for those that are measured at the end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +87,7 @@ def search(
         near = min(trials, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
         raise BudgetError(
             f"no trial met {_limits(budget, task)}; the nearest has {near.size} bytes and a drop of "
-            f"{near.drop:.3g} {task.quality.unit}. Loosen a limit, or allow more trials and epochs"
+            f"{near.drop:.3g} {unit(task)}. Loosen a limit, or allow more trials and epochs"
         )
     return min(good, key=lambda t: (t.drop, -t.size) if budget.size is not None else (t.size, t.drop))
 
@@ -131,9 +131,16 @@ def _within(trial: Trial, budget: Budget) -> bool:
     return small and (budget.drop is None or trial.drop <= budget.drop)
 
 
+def unit(task: Task) -> str:
+    """What drops are counted in, see :func:`standing`."""
+    if task.selection is not None:
+        return task.quality.unit
+    return "(as `evaluate` counts)" if task.evaluate is not None else "% of the outputs' norm"
+
+
 def _limits(budget: Budget, task: Task) -> str:
     parts = [f"{budget.size} bytes"] if budget.size is not None else []
-    parts += [f"a drop of {budget.drop} {task.quality.unit}"] if budget.drop is not None else []
+    parts += [f"a drop of {budget.drop} {unit(task)}"] if budget.drop is not None else []
     return " and ".join(parts)
 
 
