@@ -67,7 +67,9 @@ def test_a_size_and_nothing_else(trained: nn.Module) -> None:
 
 
 def test_a_damaged_file_is_refused(trained: nn.Module, tmp_path: Path) -> None:
-    fw.compress(trained, fw.Recipe("tiny", (fw.everywhere("share", Codebook(4)),)), example=X[:1]).save(tmp_path / "a.fwt")
+    fw.compress(trained, fw.Recipe("tiny", (fw.everywhere("share", Codebook(4)),)), example=X[:1]).save(
+        tmp_path / "a.fwt"
+    )
     data = bytearray((tmp_path / "a.fwt").read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "a.fwt").write_bytes(data)

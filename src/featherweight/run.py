@@ -1,6 +1,6 @@
 """The flow: model -> plan -> project and learn -> student."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,8 @@ def _carry_out(
     planned = plan_stage(student.base, stage)
     before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
 
-    def project(target: float) -> Sequence[str]:
-        project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
-        return list(planned.sites)
+    def project(target: float) -> dict[str, Tensor]:
+        return project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
 
     if stage.training is None:
         project(1.0)
@@ -99,23 +98,29 @@ def _tap(student: Compressed, task: Task, stage: Stage) -> int:
     return len(sites)
 
 
-def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> None:
-    """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget."""
-    for name in schemes:
+def project_sites(
+    student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]
+) -> dict[str, Tensor]:
+    """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget.
+
+    Returns what was projected: dense weights that learn behind the codes go on from there.
+    """
+    sources = {name: student.source(name) for name in schemes}
+    for name, w in sources.items():
         with naming(name):
-            check_weight(student.source(name))
+            check_weight(w)
     if stage.projector is not None:
         for name, scheme in schemes.items():
             metric = stage.metric.measure(student, [name], task)[name]
             with naming(name):
-                student.encode({name: stage.projector.project(scheme, student.source(name), metric)}, {name: scheme})
-        return
-    sources = {name: student.source(name) for name in schemes}
+                student.encode({name: stage.projector.project(scheme, sources[name], metric)}, {name: scheme})
+        return sources
     metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
     for scheme in dict.fromkeys(schemes.values()):
         weights = {name: sources[name] for name in schemes if schemes[name] == scheme}
         codes = scheme.project_all(weights, metrics)
         student.encode(codes, dict.fromkeys(codes, scheme))
+    return sources
 
 
 def _covered(

@@ -12,7 +12,7 @@
 
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
@@ -70,10 +70,10 @@ def begin(model: nn.Module, stage: Stage, *, steps: int, task: Task | None = Non
 
 def _project(student: Compressed, planned: PlannedStage, task: Task, target: float | None) -> None:
     stage = planned.stage
-    first = not student.learning
+    first, sources = not student.learning, dict[str, Tensor]()
     if target is not None:
         if first:
             student.settle()
-        project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
+        sources = project_sites(student, task, stage, {name: s.at(target) for name, s in planned.sites.items()})
     if first:
-        student.learn(dict.fromkeys(planned.sites if target is not None else (), stage.learn), stage.train_rest)
+        student.learn(dict.fromkeys(sources, stage.learn), stage.train_rest, sources)

@@ -27,7 +27,7 @@ def test_truncations_with_a_repaired_checksum(data: bytes) -> None:
 
 
 def mutated(data: bytes, dice: random.Random) -> bytes:
-    """One to four flips, insertions, deletions, exchanges or overwritings, of the middle more often than of the ends."""
+    """One to four flips, insertions, deletions, exchanges or overwritings."""
     changed = bytearray(data)
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         place = dice.randrange(len(changed) - 4)

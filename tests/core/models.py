@@ -80,7 +80,6 @@ class Bare(nn.Module):
         return x * self.scale
 
 
-
 def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 

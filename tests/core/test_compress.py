@@ -67,7 +67,10 @@ RECIPE = fw.Recipe(
     "small", (fw.everywhere("prune", Sparse(Fraction(0.5)).then(Codebook(8)), training=fw.Training(2, 1e-3)),)
 )
 UNTRAINED = fw.Recipe("small", (fw.everywhere("prune", Sparse(Fraction(0.5)).then(Codebook(8))),))
-DATA: dict[str, Any] = {"train": [(X[:32], Y[:32]), (X[32:], Y[32:])], "loss": lambda o, batch: F.cross_entropy(o, batch[1])}
+DATA: dict[str, Any] = {
+    "train": [(X[:32], Y[:32]), (X[32:], Y[32:])],
+    "loss": lambda o, batch: F.cross_entropy(o, batch[1]),
+}
 
 
 def check(result: fw.Result, model: Net, path: Path, before: str) -> None:
@@ -83,12 +86,21 @@ def check(result: fw.Result, model: Net, path: Path, before: str) -> None:
 
 
 def _tensors(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs.values() if isinstance(outputs, dict) else outputs)
+    return (
+        [outputs] if isinstance(outputs, Tensor) else list(outputs.values() if isinstance(outputs, dict) else outputs)
+    )
 
 
 @pytest.mark.parametrize(
     "example",
-    [X[:1], (X[:1],), [X[:1]], {"features": X[:1]}, {"features": X[:1], "scale": 2.0}, fw.Example((X[:1],), {"scale": 1.0})],
+    [
+        X[:1],
+        (X[:1],),
+        [X[:1]],
+        {"features": X[:1]},
+        {"features": X[:1], "scale": 2.0},
+        fw.Example((X[:1],), {"scale": 1.0}),
+    ],
     ids=["tensor", "tuple", "list", "mapping", "two arguments", "example"],
 )
 @pytest.mark.parametrize("budget", [None, fw.Budget(size=2000)], ids=["recipe", "budget"])
@@ -103,7 +115,9 @@ def test_examples(example: Any, budget: fw.Budget | None, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["logits", "tuple", "dict", "vector"])
-@pytest.mark.parametrize("calibration", [None, [X], [(X, Y)], [{"features": X}]], ids=["none", "inputs", "pairs", "names"])
+@pytest.mark.parametrize(
+    "calibration", [None, [X], [(X, Y)], [{"features": X}]], ids=["none", "inputs", "pairs", "names"]
+)
 def test_a_size_alone_without_labels(form: str, calibration: Any, tmp_path: Path) -> None:
     """The largest that fits is taken, and the output error decides: whatever the outputs' form."""
     model = net(form)
@@ -206,7 +220,11 @@ def test_an_exact_save_is_the_model() -> None:
 def test_verification(tmp_path: Path) -> None:
     model = net().eval()
     task = fw.Task(
-        "mine", Net, lambda: model, lambda: fw.Example((X[:1],)), evaluation=lambda: [(X[:40], Y[:40]), (X[40:], Y[40:])]
+        "mine",
+        Net,
+        lambda: model,
+        lambda: fw.Example((X[:1],)),
+        evaluation=lambda: [(X[:40], Y[:40]), (X[40:], Y[40:])],
     )
     result = fw.compress(task, UNTRAINED)
     claims = result.claims

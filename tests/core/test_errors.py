@@ -66,7 +66,12 @@ TRAINING = fw.Training(1, 1e-3)
 WHERE = "stage 'only' of recipe 'mine': "
 
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[FeatherweightError], str]] = {
-    "a wrong name": (plain, {"recipe": one(Codebook(2), "1.weight")}, SelectionError, WHERE + "no .*for example 2.weight, 0.weight"),
+    "a wrong name": (
+        plain,
+        {"recipe": one(Codebook(2), "1.weight")},
+        SelectionError,
+        WHERE + "no .*for example 2.weight, 0.weight",
+    ),
     "nothing left": (plain, {"recipe": one(Codebook(2), fw.Sites(("*",), ("*",)))}, SelectionError, "matches"),
     "no effect": (plain, {"recipe": one(Float())}, NoEffectError, WHERE + "nothing changed: all of 0.weight, 2.weight"),
     "no effect of training": (
@@ -76,8 +81,18 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Featherweig
         "nothing changed",
     ),
     "a stage without anything": (plain, {"recipe": fw.Recipe("mine", (fw.Stage("only"),))}, NoEffectError, "no sites"),
-    "not a number": (lambda: spoilt(float("nan")), {"recipe": one(Codebook(2))}, SchemeError, "0.weight: 2 of 24 .*not finite"),
-    "infinite": (lambda: spoilt(float("inf")), {"recipe": one(Uniform())}, SchemeError, "0.weight: 2 of 24 .*not finite"),
+    "not a number": (
+        lambda: spoilt(float("nan")),
+        {"recipe": one(Codebook(2))},
+        SchemeError,
+        "0.weight: 2 of 24 .*not finite",
+    ),
+    "infinite": (
+        lambda: spoilt(float("inf")),
+        {"recipe": one(Uniform())},
+        SchemeError,
+        "0.weight: 2 of 24 .*not finite",
+    ),
     "infinite, everywhere": (
         lambda: spoilt(float("inf")),
         {"recipe": one(Sparse(Fraction(0.5), scope=Scope.GLOBAL))},
@@ -121,10 +136,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Featherweig
         SchemeError,
         "Euclidean metric only",
     ),
-    "overflow": (lambda: spoilt(1e6), {"recipe": one(Float(Width.FLOAT16))}, SchemeError, "overflows float16; use BFLOAT16"),
+    "overflow": (
+        lambda: spoilt(1e6),
+        {"recipe": one(Float(Width.FLOAT16))},
+        SchemeError,
+        "overflows float16; use BFLOAT16",
+    ),
     "no gradual form": (
         plain,
-        {"recipe": one(Uniform(4), schedule=Cubic(1, initial=0.5), training=TRAINING), "train": [(X, X)] * 9, "loss": nans},
+        {
+            "recipe": one(Uniform(4), schedule=Cubic(1, initial=0.5), training=TRAINING),
+            "train": [(X, X)] * 9,
+            "loss": nans,
+        },
         SchemeError,
         "no gradual form; use the one-shot schedule",
     ),
@@ -171,10 +195,20 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Featherweig
         BudgetError,
         "the file takes .* bytes, over the limit of 10; loosen",
     ),
-    "a budget out of reach": (plain, {"budget": fw.Budget(size=10)}, BudgetError, "no trial met 10 bytes; the nearest has .*Loosen"),
+    "a budget out of reach": (
+        plain,
+        {"budget": fw.Budget(size=10)},
+        BudgetError,
+        "no trial met 10 bytes; the nearest has .*Loosen",
+    ),
     "neither budget nor recipe": (plain, {}, BudgetError, "give a recipe, or a budget"),
     "an empty budget": (plain, {"budget": fw.Budget()}, BudgetError, "give a limit"),
-    "a checkpoint of a search": (plain, {"budget": fw.Budget(size=10**6), "checkpoint": "here"}, BudgetError, "no checkpoint"),
+    "a checkpoint of a search": (
+        plain,
+        {"budget": fw.Budget(size=10**6), "checkpoint": "here"},
+        BudgetError,
+        "no checkpoint",
+    ),
     "state that no file holds": (
         lambda: with_parameter(torch.zeros(2, 2, dtype=torch.complex64)),
         {"recipe": one(Codebook(2), "?.weight")},

@@ -106,16 +106,18 @@ def test_a_plan_in_print() -> None:
             Stage("share", {"head.weight": Codebook(4)}),
         ),
     )
-    assert str(plan(made("batch norm")[0], recipe)) == "\n".join([
-        "recipe two: 2 stages",
-        "1. prune: Cubic, MagnitudeRule, 3 epochs (direct)",
-        f"     conv.weight [4, 2, 3, 3] -> {Sparse(Fraction(0.9))}",
-        f"     head.weight [3, 4] -> {Sparse(Fraction(0.9))}",
-        "     left alone: conv.bias, norm.weight, norm.bias, head.bias",
-        "2. share: OneShot, MagnitudeRule, no training",
-        f"     head.weight [3, 4] -> {Codebook(4)}",
-        "     left alone: conv.weight, conv.bias, norm.weight, norm.bias, head.bias",
-    ])
+    assert str(plan(made("batch norm")[0], recipe)) == "\n".join(
+        [
+            "recipe two: 2 stages",
+            "1. prune: Cubic, MagnitudeRule, 3 epochs (direct)",
+            f"     conv.weight [4, 2, 3, 3] -> {Sparse(Fraction(0.9))}",
+            f"     head.weight [3, 4] -> {Sparse(Fraction(0.9))}",
+            "     left alone: conv.bias, norm.weight, norm.bias, head.bias",
+            "2. share: OneShot, MagnitudeRule, no training",
+            f"     head.weight [3, 4] -> {Codebook(4)}",
+            "     left alone: conv.weight, conv.bias, norm.weight, norm.bias, head.bias",
+        ]
+    )
 
 
 def test_planning_has_no_side_effect() -> None:

@@ -55,7 +55,9 @@ def model() -> Golden:
 
 def coded(scheme: Scheme) -> Compressed:
     student = Compressed(model())
-    student.encode({"layer.weight": scheme.project(student.parameter("layer.weight").detach())}, {"layer.weight": scheme})
+    student.encode(
+        {"layer.weight": scheme.project(student.parameter("layer.weight").detach())}, {"layer.weight": scheme}
+    )
     return student
 
 

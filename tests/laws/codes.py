@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from featherweight.core.code import Code, Stream
+from featherweight.core.errors import FormatError
 from featherweight.core.metric import Metric
 from featherweight.schemes.floats import Floats
 
@@ -74,8 +75,8 @@ def changed(code: Code, generator: torch.Generator, count: int) -> Iterator[Code
         try:
             altered = Stream(stream.name, flat.reshape(values.shape), stream.alphabet)
             yield reread(code, [*streams[:number], altered, *streams[number + 1 :]])
-        except LookupError:
-            continue  # another support holds another number of survivors
+        except (LookupError, FormatError):
+            continue  # another support holds another number of survivors, or none
 
 
 def swapped(code: Code, generator: torch.Generator, count: int) -> Iterator[Code]:
@@ -96,7 +97,9 @@ def nudged(code: Code, generator: torch.Generator, count: int) -> Iterator[Code]
     """Codes with the same symbols whose real numbers were moved by up to a tenth, and rounded to what a file holds."""
     for _ in range(count):
         yield code.map(
-            lambda t: t * (1 + 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64)).to(t.dtype)
-            if t.is_floating_point()
-            else t
+            lambda t: (
+                t * (1 + 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64)).to(t.dtype)
+                if t.is_floating_point()
+                else t
+            )
         ).stored()

@@ -16,6 +16,7 @@ from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform, Uniform
 from .table import CASES, TABLE, WEIGHTS
 from .test_files import same
 
+
 @pytest.mark.parametrize("name, weight", CASES)
 def test_forward_is_the_warm_projection(name: str, weight: str) -> None:
     """To the last bit, at the code's own weight and at one that has learned."""
@@ -92,7 +93,9 @@ def test_gradient_of_a_latent_weight(scheme: Scheme, rule: Callable[[Tensor, Cod
         torch.testing.assert_close(gradient(scheme, latent, code, upstream), rule(latent, code, upstream))
 
 
-@pytest.mark.parametrize("scheme", [Uniform(4), Uniform(3, False), Uniform(4, True, PerChannel()), Uniform(2, True, PerGroup(4))], ids=str)
+@pytest.mark.parametrize(
+    "scheme", [Uniform(4), Uniform(3, False), Uniform(4, True, PerChannel()), Uniform(2, True, PerGroup(4))], ids=str
+)
 def test_gradient_of_a_learned_step(scheme: Uniform) -> None:
     """Esser et al. 2019, equation 3: ``round(w/s) − w/s`` inside, the bound outside, times ``1/√(n · high)``."""
     w = 1.2 * WEIGHTS["normal"]
@@ -106,7 +109,9 @@ def test_gradient_of_a_learned_step(scheme: Uniform) -> None:
     inside = (x > grid.low) & (x < grid.high)
     each = torch.where(inside, x.round() - x, x.clamp(grid.low, grid.high) - zeros) * upstream
     count = w.numel() / len(scales)
-    expected = torch.stack([each[_each(w, code, torch.arange(len(scales))) == block].sum() for block in range(len(scales))])
+    expected = torch.stack(
+        [each[_each(w, code, torch.arange(len(scales))) == block].sum() for block in range(len(scales))]
+    )
     assert not bool(inside.all())
     torch.testing.assert_close(scales.grad, expected / (count * grid.high) ** 0.5, rtol=1e-4, atol=1e-5)
 

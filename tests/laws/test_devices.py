@@ -26,7 +26,6 @@ from .codes import reread
 from .table import FAMILIES, TABLE, WEIGHTS
 from .test_pairs import INPUTS, net, task
 
-
 METRICS = (EUCLIDEAN, Diagonal(WEIGHTS["heavy-tailed"].abs()))
 
 
@@ -93,7 +92,9 @@ def test_metrics(meta: None) -> None:
 
 
 def test_gradual_pruning(tmp_path: Path) -> None:
-    stage = everywhere("prune", Sparse(Fraction(0.8)), learn=Learn.LATENT, training=Training(2, 1e-2, sgd), schedule=Iterative(4))
+    stage = everywhere(
+        "prune", Sparse(Fraction(0.8)), learn=Learn.LATENT, training=Training(2, 1e-2, sgd), schedule=Iterative(4)
+    )
     model, given = net(), task()
     with torch.device("meta"):
         student, _ = run(model, given, Recipe("meta", (stage,)))

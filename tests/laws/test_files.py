@@ -1,4 +1,4 @@
-"""Law 3: what is loaded is what was saved, to the last bit; the same input writes the same bytes, close to the entropy."""
+"""Law 3: what is loaded is what was saved, to the last bit, and takes little more than its entropy."""
 
 import copy
 
@@ -46,7 +46,17 @@ def student_of(model: nn.Module, entry: Entry) -> Compressed:
     return student
 
 
-KINDS_OF_WEIGHTS = ("normal", "heavy-tailed", "all zeros", "one row", "rank 0", "rank 5", "transposed", "float64", "bfloat16")
+KINDS_OF_WEIGHTS = (
+    "normal",
+    "heavy-tailed",
+    "all zeros",
+    "one row",
+    "rank 0",
+    "rank 5",
+    "transposed",
+    "float64",
+    "bfloat16",
+)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -114,7 +124,7 @@ LARGE = [name for name, entry in TABLE.items() if entry.scheme.project(WEIGHTS["
 
 @pytest.mark.parametrize("name", LARGE)
 def test_files_lie_near_the_entropy(name: str) -> None:
-    """Within 0.5 % and 64 bytes of the order-0 entropy of the symbols; real numbers are counted at their stored width."""
+    """Within 0.5 % and 64 bytes of the symbols' order-0 entropy; real numbers count at their stored width."""
     w = torch.randn(256, 480, generator=torch.Generator().manual_seed(1))
     code = TABLE[name].scheme.project_all({"w": w}, {"w": EUCLIDEAN})["w"]
     student = Compressed(Holder({"w": w}))

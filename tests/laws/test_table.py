@@ -15,7 +15,6 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
 from featherweight.core.scheme import Scheme
 
-
 from .table import REFUSED, TABLE, WEIGHTS
 
 
@@ -50,9 +49,7 @@ def test_every_kind_of_code_is_produced() -> None:
             super().__init__()
             self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
-    of_schemes = {
-        kind for entry in TABLE.values() for kind in kinds_in(entry.scheme.project(WEIGHTS["normal"]))
-    }
+    of_schemes = {kind for entry in TABLE.values() for kind in kinds_in(entry.scheme.project(WEIGHTS["normal"]))}
     of_state = {type(code) for code in file.state_codes(Compressed(Counting())).values()}
     assert set(file.KINDS.values()) == of_schemes | of_state
 

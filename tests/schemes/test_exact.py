@@ -124,11 +124,18 @@ def test_a_global_share_is_one_threshold() -> None:
 
 @pytest.mark.parametrize(
     "amount, expected",
-    [(Magnitude(0.5), [0, 1, 1, 0]), (Magnitude(), [1, 1, 1, 0]), (Deviations(1.0), [0, 0, 1, 0]), (Magnitude(9.0), [0, 0, 1, 0])],
+    [
+        (Magnitude(0.5), [0, 1, 1, 0]),
+        (Magnitude(), [1, 1, 1, 0]),
+        (Deviations(1.0), [0, 0, 1, 0]),
+        (Magnitude(9.0), [0, 0, 1, 0]),
+    ],
 )
 def test_thresholds(amount: Magnitude | Deviations, expected: list[int]) -> None:
     """The root mean square of these is 1.58; one entry always stays."""
-    assert Sparse(amount).project(torch.tensor([0.5, -1.0, 3.0, 0.0])).support.tolist() == [bool(each) for each in expected]
+    assert Sparse(amount).project(torch.tensor([0.5, -1.0, 3.0, 0.0])).support.tolist() == [
+        bool(each) for each in expected
+    ]
 
 
 @pytest.mark.parametrize("target, share", [(0.5, 0.45), (1.0, 0.9)])
@@ -152,7 +159,9 @@ def test_truncated_svd_is_the_best_of_its_rank(rank: int) -> None:
     code = LowRank(Rank(rank)).project(w)
     assert isinstance(code, LowRankCode)
     values = torch.linalg.svdvals(w.flatten(1))
-    assert float(EUCLIDEAN.distance(w, code.decode())) == pytest.approx(float(values[rank:].square().sum()), rel=1e-9, abs=1e-12)
+    assert float(EUCLIDEAN.distance(w, code.decode())) == pytest.approx(
+        float(values[rank:].square().sum()), rel=1e-9, abs=1e-12
+    )
     assert code.rank == min(rank, 4)
     balanced = code.left.decode().T @ code.left.decode() - code.right.decode() @ code.right.decode().T
     torch.testing.assert_close(balanced, torch.zeros_like(balanced), atol=1e-12, rtol=0)
@@ -163,7 +172,8 @@ def test_a_priced_rank_is_the_best_of_all_ranks(price: float) -> None:
     w = draw(1, 6, 5)
     code = LowRank(Price(price)).project(w)
     costs = [
-        float(EUCLIDEAN.distance(w, LowRank(Rank(rank)).project(w).decode())) + price * rank * 11 for rank in range(1, 6)
+        float(EUCLIDEAN.distance(w, LowRank(Rank(rank)).project(w).decode())) + price * rank * 11
+        for rank in range(1, 6)
     ]
     assert code.rank == 1 + costs.index(min(costs))
 
@@ -193,7 +203,9 @@ def test_with_a_rate_every_symbol_is_the_best_of_all(scheme: Uniform | Codebook,
     metric = Diagonal(d) if weighted else EUCLIDEAN
     cold = scheme.project(w, metric)
     alphabet = cold.grid.alphabet if isinstance(cold, UniformCode) else cold.size
-    bits = bits_of(torch.randint(alphabet, (50,), generator=torch.Generator().manual_seed(1)).square() % alphabet, alphabet)
+    bits = bits_of(
+        torch.randint(alphabet, (50,), generator=torch.Generator().manual_seed(1)).square() % alphabet, alphabet
+    )
     code = scheme.project(w, metric, warm=cold, rate=Rate(price, bits))
 
     def cost(symbols: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from featherweight.core.stage import Learn, Objective, Recipe, Stage, Tap, Train
 from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.uniform import Uniform
+from featherweight.session import begin
 from featherweight.training.loop import Progress, rate_at
 from featherweight.training.objectives import OutputError, SoftTargets, TaskLoss, distillation
 from featherweight.training.penalties import Pull
@@ -110,3 +111,14 @@ def test_codes_have_a_learning_rate_of_their_own() -> None:
     stage = Stage("share", {"head.weight": Codebook(4)}, training=Training(1, 1e-2, code_lr=1.0), train_rest=False)
     student, _ = run(net(), task(), Recipe("moving", (stage,)))
     assert not torch.equal(student.codes["head.weight"].decode(), before.decode())
+
+
+@pytest.mark.parametrize("mode", [Learn.LATENT, Learn.BOTH, Learn.PULLED])
+def test_dense_weights_learn_from_what_was_projected(mode: Learn) -> None:
+    """Not from the decoded weight: rounding would have thrown away what a latent weight is for."""
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 4)
+    stage = everywhere("quantize", Uniform(2), learn=mode)
+    session = begin(model, stage, steps=1)
+    assert torch.equal(session.student.parameter("weight"), model.weight)
+    assert not torch.equal(session.student.codes["weight"].decode(), model.weight)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import random
 import subprocess
 import sys
@@ -71,16 +72,22 @@ EPOCHS, STEPS = 4, 3
 
 
 def stage(name: str, scheme: Any, learn: Learn, **settings: Any) -> Stage:
-    return everywhere(name, scheme, learn=learn, training=Training(EPOCHS, 1e-2, **settings.pop("training", {})), **settings)
+    return everywhere(
+        name, scheme, learn=learn, training=Training(EPOCHS, 1e-2, **settings.pop("training", {})), **settings
+    )
 
 
 RECIPES = {
     "direct": Recipe("direct", (stage("share", Codebook(4), Learn.DIRECT, training={"code_lr": 0.5}),)),
     "latent": Recipe("latent", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(every=2)),)),
-    "late start": Recipe("late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)),
+    "late start": Recipe(
+        "late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)
+    ),
     "both": Recipe("both", (stage("quantize", Uniform(3, True, PerChannel()), Learn.BOTH, objective=distillation()),)),
     "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
-    "momentum": Recipe("momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)),
+    "momentum": Recipe(
+        "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
+    ),
     "several stages": Recipe(
         "several",
         (
@@ -151,15 +158,21 @@ def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:
     assert all(stage.touched == {} for stage in coverage)
 
 
+ANOTHER_PROCESS = """
+import hashlib, pathlib, sys, torch, test_resume
+torch.set_num_threads(1)
+whole, _ = test_resume.result(test_resume.RECIPES["momentum"], pathlib.Path(sys.argv[1]))
+print(hashlib.sha256(whole).hexdigest())
+"""
+
+
 def test_another_process_goes_on(tmp_path: Path) -> None:
     """Functions among a recipe's settings lie at another address there."""
     with pytest.raises(Killed):
         result(RECIPES["momentum"], tmp_path, killer(2 * STEPS + 1))
-    program = (
-        f"import sys, hashlib, pathlib, torch; torch.set_num_threads(1); sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_resume as t\n"
-        f"print(hashlib.sha256(t.result(t.RECIPES['momentum'], pathlib.Path({str(tmp_path)!r}))[0]).hexdigest())"
-    )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, "-c", ANOTHER_PROCESS, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert ran.stdout.strip() == hashlib.sha256(result(RECIPES["momentum"])[0]).hexdigest()
 

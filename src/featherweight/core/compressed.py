@@ -125,17 +125,20 @@ class Compressed(nn.Module):
         learning = [p for p in self.parameters() if p.requires_grad]
         return [p for p in learning if id(p) in fields], [p for p in learning if id(p) not in fields]
 
-    def learn(self, sites: Mapping[str, Learn], rest: bool = True) -> None:
+    def learn(
+        self, sites: Mapping[str, Learn], rest: bool = True, latents: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         """Start learning at ``sites`` (coded parameters) and, with ``rest``, in every parameter without a code.
 
-        What learns is cloned first. A parameter that the user froze stays frozen.
+        Dense weights that learn start from ``latents``, what their codes were projected from, else from the decoded
+        weight. What learns is cloned first. A parameter that the user froze stays frozen.
         """
         for name, mode in sites.items():
             if name not in self._codes:
                 raise SelectionError(f"{name!r} has no code yet; project it before it learns")
             self._learning[name] = mode
             if mode is not Learn.DIRECT:
-                self._place(name, self.parameter(name).detach().clone(), trainable=True)
+                self._place(name, latents.get(name, self.parameter(name)).detach().clone(), trainable=True)
             self._open(name, mode)
         if rest:
             for name in self._names.keys() - self._codes.keys():

@@ -1,13 +1,13 @@
 """The plain training loop: project where the schedule says so, else step."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
@@ -30,8 +30,8 @@ class Progress:
 
 Watch = Callable[[Progress], None]
 
-Project = Callable[[float], Iterable[str]]
-"""Projects the student to a target of the schedule; returns the names of the parameters that it coded."""
+Project = Callable[[float], Mapping[str, Tensor]]
+"""Projects the student to a target of the schedule; returns the weights that it coded, as they were before."""
 
 Keep = Callable[[int, torch.optim.Optimizer], None]
 """Keeps a checkpoint after so many epochs."""
@@ -86,7 +86,7 @@ def learn(
     steps = training.epochs * each
     targets = stage.schedule.targets(steps) if stage.schemes else {}
     if start == 0:
-        _begin(student, stage, list(project(targets[0])) if 0 in targets else None)
+        _begin(student, stage, project(targets[0]) if 0 in targets else {})
     optimizer = _optimizer(student, training)
     if state is not None:
         optimizer.load_state_dict(state)
@@ -117,9 +117,10 @@ def required(stage: Stage, task: Task) -> Training:
     return stage.training
 
 
-def _begin(student: Compressed, stage: Stage, coded: list[str] | None) -> None:
-    names = coded if coded is not None else ([] if stage.schemes else list(student.codes))
-    student.learn(dict.fromkeys(names, stage.learn), stage.train_rest)
+def _begin(student: Compressed, stage: Stage, coded: Mapping[str, Tensor]) -> None:
+    """Let what was coded just now learn; every code there is, in a stage without schemes of its own."""
+    names = coded if stage.schemes else student.codes
+    student.learn(dict.fromkeys(names, stage.learn), stage.train_rest, coded)
 
 
 def _again(student: Compressed, stage: Stage, project: Project, target: float) -> None:
@@ -128,7 +129,7 @@ def _again(student: Compressed, stage: Stage, project: Project, target: float) -
         project(target)
         return
     student.settle()
-    _begin(student, stage, list(project(target)))
+    _begin(student, stage, project(target))
 
 
 def _optimizer(
