@@ -141,7 +141,7 @@ def resnet() -> tuple[str, list[Stream]]:
     """Twenty weight tensors at 4 bits, rounded to nearest with one scale a tensor."""
     path = Path(os.environ.get("FEATHERWEIGHT_DATA", "")) / "weights" / "resnet20-12fca82f.th"
     if "FEATHERWEIGHT_DATA" in os.environ and path.exists():
-        import torch  # noqa: PLC0415  # only here, so that the benchmark runs without it
+        import torch  # only here, so that the benchmark runs without it
 
         state = torch.load(path, map_location="cpu", weights_only=True)
         tensors = [tensor.numpy() for tensor in state.get("state_dict", state).values() if tensor.dim() > 1]

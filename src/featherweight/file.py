@@ -357,8 +357,10 @@ def _checked(header: "Header", model: nn.Module | None, max_bytes: int) -> tuple
         return header.slots
     size = sum(prod(slot.shape) * slot.dtype.itemsize for slot in header.slots)
     if size > max_bytes:
-        raise FormatError(f"the file's tensors take {size} bytes, over the limit of {max_bytes}; raise max_bytes "
-                          "(--max-bytes) if the file is yours")
+        raise FormatError(
+            f"the file's tensors take {size} bytes, over the limit of {max_bytes}; raise max_bytes "
+            "(--max-bytes) if the file is yours"
+        )
     return header.slots
 
 

@@ -98,9 +98,7 @@ def _tap(student: Compressed, task: Task, stage: Stage) -> int:
     return len(sites)
 
 
-def project_sites(
-    student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]
-) -> dict[str, Tensor]:
+def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> dict[str, Tensor]:
     """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget.
 
     Returns what was projected: dense weights that learn behind the codes go on from there.

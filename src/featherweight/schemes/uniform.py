@@ -62,8 +62,10 @@ def blocks(w: Tensor, granularity: Granularity) -> Tensor:
         case PerGroup(size):
             row = _row(tuple(w.shape))
             if size < 1 or row % size:
-                raise SchemeError(f"a group size of {size} does not divide rows of {row} entries (shape "
-                                  f"{tuple(w.shape)}); use a divisor, or PerChannel")
+                raise SchemeError(
+                    f"a group size of {size} does not divide rows of {row} entries (shape "
+                    f"{tuple(w.shape)}); use a divisor, or PerChannel"
+                )
             return w.reshape(-1, size)
 
 
@@ -170,7 +172,7 @@ class UniformCode(Code):
         if not 1 <= bits <= 8 or len(layout.parts) != 1 or not prod(shape):
             raise FormatError(f"a uniform code of shape {shape} has no {bits} bits and {len(layout.parts)} parts")
         grid = Grid(bits, bool(symmetric))
-        levels = (take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low)
+        levels = take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low
         count = blocks(levels, granularity).shape[0]
         zeros = None if symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
