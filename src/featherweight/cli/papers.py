@@ -51,7 +51,7 @@ def _matches(paper: "Paper", query: str) -> bool:
 
 
 def _row(paper: "Paper") -> tuple[str, ...]:
-    claims = "; ".join(f"{claim.testbed}: {claim.statement}" for claim in paper.claims)
+    claims = "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims)
     return paper.name, str(paper.reference.year), paper.reference.title, ", ".join(paper.tasks), claims
 
 

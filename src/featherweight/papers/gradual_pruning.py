@@ -40,7 +40,6 @@ def paper() -> Paper:
             Claim(
                 "MobileNet, ImageNet", "top-1 70.6 % dense, 69.5 % at 50 % zeros, 67.7 % at 75 %", "PocketFlow's README"
             ),
-            Claim("InceptionV3, ImageNet", "top-1 78.1 % dense, 74.6 % at 87.5 % zeros", "(memory)"),
         ),
         ("mnist-lenet300", "mnist-lenet5", "digits"),
         recipe,
