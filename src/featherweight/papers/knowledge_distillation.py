@@ -39,11 +39,7 @@ def paper() -> Paper:
         "knowledge-distillation",
         REFERENCE,
         "Train a small network on the softened class probabilities of a large one.",
-        (
-            Claim(
-                "MNIST, 800-800 units", "146 test errors alone, 74 distilled (teacher: 67)", "(memory), unconfirmed"
-            ),
-        ),
+        (Claim("MNIST, 800-800 units", "146 test errors alone, 74 distilled (teacher: 67)", "(memory), unconfirmed"),),
         ("mnist-lenet300", "digits"),
         recipe,
         DEVIATIONS,
