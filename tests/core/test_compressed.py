@@ -16,7 +16,7 @@ from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Learn
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
-from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.sparse import Fraction, Gradient, Sparse
 from featherweight.schemes.uniform import Uniform
 
 from .models import MODELS, Norm, Tied, made
@@ -334,3 +334,41 @@ def test_codes_must_exist_before_they_learn() -> None:
         student.learn({"0.weight": Learn.DIRECT})
     with pytest.raises(SelectionError, match="no parameter 'none'"):
         student.encode({"none": Float().project(torch.ones(2))}, {"none": Float()})
+
+
+def test_untouched_parameters_share_the_users_memory() -> None:
+    """A large model with a few codes costs the memory of the codes."""
+    model, _ = made("batch norm")
+    student = coded(model)
+    for name, parameter in model.named_parameters():
+        assert (student.parameter(name).data_ptr() == parameter.data_ptr()) is (name not in student.codes)
+        assert student.parameter(name) is not parameter
+
+
+@pytest.mark.parametrize("learn", Learn)
+@pytest.mark.parametrize("scheme", [Float(), Float(Width.FLOAT16), Codebook(4), Uniform(4, False)], ids=str)
+def test_a_code_is_never_changed(scheme: Scheme, learn: Learn) -> None:
+    """Learning makes other codes; those that somebody holds stay."""
+    model, inputs = made("linear")
+    student = coded(model, scheme)
+    held = dict(student.codes)
+    before = {name: code.map(torch.clone) for name, code in held.items()}
+    student.learn(dict.fromkeys(held, learn))
+    stepped(student, inputs)
+    student.settle()
+    for name, code in held.items():
+        assert all(torch.equal(t, before[name].tensors()[path]) for path, t in code.tensors().items())
+
+
+@pytest.mark.parametrize("gradient", Gradient)
+def test_what_is_pruned_may_return_only_with_dense_gradients(gradient: Gradient) -> None:
+    """Momentum moves a weight after its gradient was masked; the next projection does not see that."""
+    model, _ = made("linear")
+    scheme = Sparse(Fraction(0.5), gradient=gradient)
+    student = coded(model, scheme)
+    support = student.codes["0.weight"].support
+    student.learn({"0.weight": Learn.LATENT})
+    with torch.no_grad():
+        student.parameter("0.weight").add_(~support * 10.0)
+    again = scheme.project(student.source("0.weight")).support
+    assert torch.equal(again, support if gradient is Gradient.MASKED else ~support)

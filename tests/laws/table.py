@@ -182,6 +182,8 @@ WEIGHTS: dict[str, Tensor] = {
     "huge": _draw(4, 8) * 1e9,
     "near each other": 1 + 1e-5 * _draw(4, 4),
     "all positive": _draw(4, 8).abs() + 0.1,
+    "mirrored": torch.cat([_draw(4, 4), -_draw(4, 4)], 1),
+    "tiny and mirrored": torch.cat([_draw(4, 4, seed=2), -_draw(4, 4, seed=2)], 1) * 1e-9,
     "rows of one": _draw(8, 1),
     "one row": _draw(1, 8),
     "one entry": _draw(1),

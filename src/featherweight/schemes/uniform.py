@@ -14,7 +14,7 @@ from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.floats import Floats, narrow
+from featherweight.schemes.floats import Floats, narrow, rounded
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class Uniform(Scheme):
         if warm is not None:
             scales, zeros = _as_uniform(warm).scales, _as_uniform(warm).zeros
         else:
-            scales, zeros = self._consistent(matrix, d)
+            scales, zeros = self._scales(matrix, d)
         levels = self._levels(matrix, d, scales.decode(), zeros, rate)
         levels16 = unblocked(levels.to(torch.int16), tuple(w.shape), self.granularity)
         return UniformCode(tuple(w.shape), w.dtype, levels16, scales, zeros, self.grid, self.granularity)
@@ -236,37 +236,17 @@ class Uniform(Scheme):
         levels = straight_through(self.grid.nearest(x), inside)
         return unblocked((levels - zeros) * scales[:, None], before.shape, self.granularity).to(w.dtype)
 
-    def _consistent(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
-        """Scales that the decoded tensor would give again.
-
-        A rounded zero point can leave the outermost level unused, so that the range of what is decoded is smaller than
-        the range that it came from; a few rounds reach the fixed point.
-        """
-        scales, zeros = self._scales(matrix, d)
-        if zeros is None:
-            return scales, zeros
-        for _ in range(8):
-            levels = self._levels(matrix, None, scales.decode(), zeros, None)
-            again, zeros_again = self._scales((levels - zeros[:, None]) * scales.decode()[:, None], None)
-            if torch.equal(again.values, scales.values) and torch.equal(_present(zeros_again), zeros):
-                break
-            scales, zeros = again, _present(zeros_again)
-        return scales, zeros
-
     def _scales(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
-        full = self._range(matrix, d)
+        scales, zeros = self._range(matrix, d)
         if self.fit is Fit.RANGE or self.bits == 1 and self.symmetric:
-            return full
-        best = _stored(full[0].values), full[1]
-        least = self._error(matrix, d, *best)
+            return scales, zeros
+        best, least = scales.values, self._error(matrix, d, scales, zeros)
         for share in SHARES:
-            scales = _stored(full[0].values * share)
-            zeros = full[1]
-            error = self._error(matrix, d, scales, zeros)
-            better = error < least
-            best = Floats.holding(torch.where(better, scales.values, best[0].values), best[0].width), best[1]
-            least = torch.where(better, error, least)
-        return best
+            tried = Floats.holding(scales.values * share, scales.width)
+            error = self._error(matrix, d, tried, zeros)
+            best = torch.where(error < least, tried.values, best)
+            least = torch.minimum(error, least)
+        return Floats.holding(best, scales.width), zeros
 
     def _error(self, matrix: Tensor, d: Tensor | None, scales: Floats, zeros: Tensor | None) -> Tensor:
         levels = self._levels(matrix, d, scales.values, zeros, None)
@@ -277,8 +257,9 @@ class Uniform(Scheme):
     def _range(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
         if not self.symmetric:
             low, high = matrix.amin(1).clamp(max=0), matrix.amax(1).clamp(min=0)
-            scales = _stored(_positive((high - low) / self.grid.high))
-            return scales, (-low / scales.values).round().clamp(0, self.grid.high).to(torch.int16)
+            # Scales round down and halves up: else an outermost level could go unused.
+            scales = _stored_below(_positive((high.double() - low.double()) / self.grid.high), matrix.dtype)
+            return scales, (-low / scales.values + 0.5).floor().clamp(0, self.grid.high).to(torch.int16)
         if self.bits == 1:
             weights = torch.ones_like(matrix) if d is None else d
             mean = (weights * matrix.abs()).sum(1) / weights.sum(1).clamp(min=torch.finfo(matrix.dtype).tiny)
@@ -306,14 +287,16 @@ def _stored(values: Tensor) -> Floats:
     return Floats.holding(values, narrow(values))
 
 
+def _stored_below(values: Tensor, dtype: torch.dtype) -> Floats:
+    """``values``, in float64, at the width that holds them, none above what it was; held in ``dtype``."""
+    width = narrow(values)
+    nearest, lower = (rounded(values * factor, width) for factor in (1, 1 - torch.finfo(width.dtype).eps / 2))
+    return Floats.holding(torch.where(nearest > values, lower, nearest).to(dtype), width)
+
+
 def _positive(scales: Tensor) -> Tensor:
     """A block of zeros gets scale one, so that no level is divided by zero."""
     return torch.where(scales > 0, scales, torch.ones_like(scales))
-
-
-def _present(zeros: Tensor | None) -> Tensor:
-    assert zeros is not None
-    return zeros
 
 
 def _scaled_gradient(x: Tensor, factor: float) -> Tensor:
