@@ -20,7 +20,7 @@ from featherweight.core.errors import (
     SelectionError,
     TaskError,
 )
-from featherweight.core.stage import Cubic, MetricRule
+from featherweight.core.stage import Cubic
 from featherweight.metrics.diagonal import Curvature, Fisher
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
@@ -285,8 +285,3 @@ def test_taps_are_refused_by_the_format() -> None:
     student.tap("0", nn.Identity())
     with pytest.raises(FormatError, match="cannot hold activation quantizers"):
         file.encode(student)
-
-
-def test_a_rule_is_abstract() -> None:
-    with pytest.raises(TypeError):
-        MetricRule()

@@ -297,3 +297,12 @@ def test_metrics_against_their_formulas() -> None:
         Diagonal(d).weights(w[:2])
     with pytest.raises(SchemeError, match="finite and non-negative"):
         Diagonal(-d)
+
+
+@pytest.mark.parametrize("inner", [Codebook(2, Optimal()), Codebook(3), Uniform(3, fit=Fit.SEARCH)], ids=str)
+def test_survivors_are_projected_in_their_own_part_of_the_metric(inner: Uniform | Codebook) -> None:
+    w, d = draw(5, 4, 5), weights(5, 20).reshape(4, 5)
+    code = Sparse(Fraction(0.4)).then(inner).project(w, Diagonal(d))
+    alone = inner.project(w[code.support], Diagonal(d[code.support]))
+    assert torch.equal(code.values.decode(), alone.decode())
+    assert not torch.equal(code.values.decode(), inner.project(w[code.support]).decode())
