@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from featherweight.tasks import find
+
+torch.set_num_threads(1)  # the tensors are tiny, and several processes may share the cores
 
 
 @pytest.fixture(scope="session", autouse=True)

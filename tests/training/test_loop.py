@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
+from featherweight.core.errors import TaskError
 from featherweight.core.stage import Learn, Objective, Recipe, Stage, Tap, Training, everywhere
 from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
@@ -122,3 +123,16 @@ def test_dense_weights_learn_from_what_was_projected(mode: Learn) -> None:
     session = begin(model, stage, steps=1)
     assert torch.equal(session.student.parameter("weight"), model.weight)
     assert not torch.equal(session.student.codes["weight"].decode(), model.weight)
+
+
+@pytest.mark.parametrize("outputs", [torch.zeros(3), (torch.zeros(2, 3),)], ids=["vector", "tuple"])
+def test_soft_targets_need_logits(outputs: Any) -> None:
+    tap = Tap(outputs, None, outputs, nn.Identity(), lambda out, batch: torch.zeros(()))
+    with pytest.raises(TaskError, match="logits"):
+        SoftTargets()(tap)
+
+
+def test_output_error_of_nested_outputs() -> None:
+    ours, theirs = {"a": torch.ones(2), "b": (torch.zeros(3),)}, {"a": torch.zeros(2), "b": (torch.ones(3),)}
+    tap = Tap(ours, None, theirs, nn.Identity(), lambda out, batch: torch.zeros(()))
+    assert OutputError()(tap).item() == pytest.approx(5 / 3)

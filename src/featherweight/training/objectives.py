@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featherweight.core.errors import TaskError
 from featherweight.core.stage import Objective, Tap, Term
+from featherweight.core.task import tensors_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class SoftTargets(Term):
     """``T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, the mean over samples, in nats.
 
     Hinton, Vinyals and Dean (2015), arXiv 1503.02531, section 2: the factor T² keeps the gradient's scale as T changes.
-    Outputs are logits with classes in dimension 1.
+    Outputs are one tensor of logits with classes in dimension 1; ``TaskError`` for others.
     """
 
     temperature: float = 4.0
@@ -32,6 +34,8 @@ class SoftTargets(Term):
         return True
 
     def __call__(self, tap: Tap) -> Tensor:
+        if not isinstance(tap.outputs, Tensor) or tap.outputs.ndim < 2:
+            raise TaskError("soft targets need outputs that are one tensor of logits [n, classes]; take OutputError")
         student = F.log_softmax(tap.outputs / self.temperature, dim=1)
         teacher = F.log_softmax(tap.teacher / self.temperature, dim=1)
         divergence: Tensor = (teacher.exp() * (teacher - student)).sum(1).mean()
@@ -40,15 +44,18 @@ class SoftTargets(Term):
 
 @dataclass(frozen=True)
 class OutputError(Term):
-    """``‖teacher − student‖² / ‖teacher‖²`` of the outputs: needs no labels."""
+    """``‖teacher − student‖² / ‖teacher‖²`` over all floating tensors of the outputs: needs no labels."""
 
     @property
     def needs_teacher(self) -> bool:
         return True
 
     def __call__(self, tap: Tap) -> Tensor:
-        error: Tensor = (tap.outputs - tap.teacher).square().sum()
-        norm: Tensor = tap.teacher.square().sum()
+        pairs = list(zip(tensors_of(tap.outputs), tensors_of(tap.teacher), strict=True))
+        if not pairs:
+            raise TaskError("the model's outputs hold no floating tensor to compare")
+        error = torch.stack([(ours - theirs).square().sum() for ours, theirs in pairs]).sum()
+        norm = torch.stack([theirs.square().sum() for _, theirs in pairs]).sum()
         return error / norm.clamp(min=torch.finfo(error.dtype).tiny)
 
 
