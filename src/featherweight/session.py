@@ -20,6 +20,7 @@ from featherweight.core.plan import PlannedStage, plan_stage
 from featherweight.core.stage import Stage
 from featherweight.core.task import Example, Task
 from featherweight.run import project_sites
+from featherweight.training import loop
 
 
 @dataclass(eq=False)
@@ -42,8 +43,12 @@ class Session:
         if target is None:
             return False
         before = {id(p) for p in self.student.parameters() if p.requires_grad}
-        _project(self.student, self.planned, self.task, target)
+        loop.advance(self.student, self.planned.stage, self._project, target)
         return before != {id(p) for p in self.student.parameters() if p.requires_grad}
+
+    def _project(self, target: float) -> dict[str, Tensor]:
+        schemes = {name: scheme.at(target) for name, scheme in self.planned.sites.items()}
+        return project_sites(self.student, self.task, self.planned.stage, schemes)
 
     def finish(self) -> Compressed:
         """Stop learning: weights are decoded once, as stored. Raises ``TaskError`` before the last target."""
@@ -64,16 +69,5 @@ def begin(model: nn.Module, stage: Stage, *, steps: int, task: Task | None = Non
     planned = plan_stage(student.base, stage)
     targets = stage.schedule.targets(steps)
     session = Session(student, planned, around, targets)
-    _project(student, planned, around, targets.get(0))
+    loop.begin(student, stage, session._project(targets[0]) if 0 in targets else {})
     return session
-
-
-def _project(student: Compressed, planned: PlannedStage, task: Task, target: float | None) -> None:
-    stage = planned.stage
-    first, sources = not student.learning, dict[str, Tensor]()
-    if target is not None:
-        if first:
-            student.settle()
-        sources = project_sites(student, task, stage, {name: s.at(target) for name, s in planned.sites.items()})
-    if first:
-        student.learn(dict.fromkeys(sources, stage.learn), stage.train_rest, sources)

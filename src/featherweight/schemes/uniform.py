@@ -1,10 +1,10 @@
 """Uniform quantization: integers times a scale."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -204,9 +204,6 @@ class Uniform(Scheme):
     @property
     def grid(self) -> Grid:
         return Grid(self.bits, self.symmetric)
-
-    def with_bits(self, bits: int) -> Self:
-        return replace(self, bits=bits)
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None

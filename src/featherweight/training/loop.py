@@ -86,7 +86,7 @@ def learn(
     steps = training.epochs * each
     targets = stage.schedule.targets(steps) if stage.schemes else {}
     if start == 0:
-        _begin(student, stage, project(targets[0]) if 0 in targets else {})
+        begin(student, stage, project(targets[0]) if 0 in targets else {})
     optimizer = _optimizer(student, training)
     if state is not None:
         optimizer.load_state_dict(state)
@@ -95,7 +95,7 @@ def learn(
         with seeded(training.seed, epoch):
             for step, batch in enumerate(data, epoch * each):
                 if step in targets and step > 0:
-                    _again(student, stage, project, targets[step])
+                    advance(student, stage, project, targets[step])
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
                 loss = _step(student, task, objective, teacher, optimizer, batch, training.clip)
@@ -117,19 +117,19 @@ def required(stage: Stage, task: Task) -> Training:
     return stage.training
 
 
-def _begin(student: Compressed, stage: Stage, coded: Mapping[str, Tensor]) -> None:
-    """Let what was coded just now learn; every code there is, in a stage without schemes of its own."""
+def begin(student: Compressed, stage: Stage, coded: Mapping[str, Tensor]) -> None:
+    """Start learning: what was coded just now; or every code there is, in a stage without schemes of its own."""
     names = coded if stage.schemes else student.codes
     student.learn(dict.fromkeys(names, stage.learn), stage.train_rest, coded)
 
 
-def _again(student: Compressed, stage: Stage, project: Project, target: float) -> None:
+def advance(student: Compressed, stage: Stage, project: Project, target: float) -> None:
     """Project to the next target. A schedule that begins late codes its sites here for the first time."""
     if student.learning:
         project(target)
         return
     student.settle()
-    _begin(student, stage, project(target))
+    begin(student, stage, project(target))
 
 
 def _optimizer(
