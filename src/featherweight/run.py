@@ -93,8 +93,7 @@ def _carry_out(
 
 def _tap(student: Compressed, task: Task, stage: Stage) -> int:
     sites = stage.tap.taps(student, task) if stage.tap else ()
-    for site in sites:
-        student.tap(site.module, site.function, site.output)
+    student.tap(sites)
     return len(sites)
 
 

@@ -1,44 +1,99 @@
-"""Fake quantization of activations, with learned ranges."""
+"""Quantizers of activations."""
 
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from featherweight.core.compressed import Compressed
-from featherweight.core.errors import SelectionError
-from featherweight.core.stage import TapRule, TapSite
-from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.core.errors import SchemeError
 
 
-class LearnedStep(nn.Module):
-    """``s · round(clamp(x / s, low, high))``, with a learned step ``s``.
+class Quantizer(nn.Module):
+    """``x̂ = s · clamp(round(x / s), l, h)`` with a scale ``s > 0`` and ``2ᵇ`` integer levels ``l ≤ 0 ≤ h = l + 2ᵇ − 1``.
 
-    Esser et al. 2019, arXiv 1902.08153: straight through inside the range; ``∂/∂s = round(x/s) − x/s`` inside, the
-    bound outside (equation 3), times ``1/√(n · high)`` for ``n`` features of a sample (section 2.2); ``s`` starts at
-    ``2 · mean|x| / √high`` (section 2.1). Unsigned where no input it started from was negative.
+    Zero is always a level. What an engine stores is the unsigned integer ``round(x / s) − l``: the zero point is
+    ``−l``. Ties go to even levels. ``l = 0`` is for what is never negative, ``l = −2ᵇ⁻¹`` is symmetric.
+
+    Backward: straight through strictly inside the range, zero outside; where the scale is ``learned``,
+    ``∂x̂/∂s = round(x/s) − x/s`` inside and the bound outside, times ``1/√(n · h)`` for ``n`` features of a sample (Esser
+    et al. 2019, arXiv 1902.08153, equations 3 and 5 and section 2.2).
     """
 
-    def __init__(self, bits: int, step: Tensor, signed: bool) -> None:
+    def __init__(self, bits: int, lowest: int, scale: Tensor, *, learned: bool = False) -> None:
         super().__init__()
-        self.low = -(2 ** (bits - 1)) if signed else 0
-        self.high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        self.step = nn.Parameter(step)
+        if not 1 <= bits <= 8 or not 1 - 2**bits <= lowest <= 0:
+            raise SchemeError(f"{bits} bits from level {lowest}: give 1 to 8 bits, with zero among the levels")
+        self.bits, self.lowest, self.highest = bits, lowest, lowest + 2**bits - 1
+        self.scale = nn.Parameter(scale.detach().clone(), requires_grad=learned)
 
     @classmethod
-    def starting_from(cls, x: Tensor, bits: int) -> "LearnedStep":
-        signed = bool((x < 0).any())
-        high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
-        return cls(bits, (2 * x.abs().mean() / high**0.5).clamp(min=1e-8), signed)
+    def covering(cls, low: float, high: float, bits: int, *, symmetric: bool = False, learned: bool = False) -> Self:
+        """The levels over ``[low, high]``, stretched to hold zero and moved so that zero is a level.
+
+        Symmetric about zero with ``symmetric``, unless nothing is negative.
+        """
+        low, high = min(low, 0.0), max(high, 0.0)
+        if low < 0 and symmetric:
+            scale, lowest = max(-low / 2 ** (bits - 1), high / max(2 ** (bits - 1) - 1, 1)), -(2 ** (bits - 1))
+        else:
+            scale = (high - low) / (2**bits - 1)
+            lowest = -round(-low / scale) if scale > 0 else 0
+        return cls(bits, lowest, torch.tensor(scale if scale > 0 else 1.0), learned=learned)
+
+    @classmethod
+    def starting_from(cls, x: Tensor, bits: int) -> Self:
+        """A learned scale that starts at ``2 · mean|x| / √h`` (Esser et al. 2019, section 2.1); unsigned where ``x`` is."""
+        lowest = -(2 ** (bits - 1)) if bool((x < 0).any()) else 0
+        step = 2 * x.detach().float().abs().mean() / max(lowest + 2**bits - 1, 1) ** 0.5
+        return cls(bits, lowest, step.clamp(min=1e-8), learned=True)
+
+    @property
+    def symmetric(self) -> bool:
+        return self.lowest == -(2 ** (self.bits - 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        factor = (x[0].numel() * self.high) ** -0.5
-        step = self.step * factor + (self.step * (1 - factor)).detach()
-        inside: Tensor = (x / step).clamp(self.low, self.high)
-        quantized: Tensor = (inside + (inside.round() - inside).detach()) * step
-        return quantized
+        if torch.compiler.is_exporting():
+            return quantized(x, self.scale.detach(), self.lowest, self.highest)
+        y: Tensor = _Quantize.apply(x, self.scale, self.lowest, self.highest)  # type: ignore[no-untyped-call]
+        return y
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, levels {self.lowest}..{self.highest}, scale={self.scale.item():.4g}"
+
+
+class _Quantize(torch.autograd.Function):
+    """Elementwise work in few passes over memory: an operation a pass would double the time of a training step."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+        y = torch.div(x, scale).round_().clamp_(lowest, highest).mul_(scale)
+        ctx.save_for_backward(x, y, scale)
+        ctx.bounds = (lowest, highest)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+        x, y, scale = ctx.saved_tensors
+        lowest, highest = ctx.bounds
+        s = float(scale)
+        inside = torch.ops.aten.hardtanh_backward(gradient, x, lowest * s, highest * s)
+        if not ctx.needs_input_grad[1]:
+            return inside, None, None, None
+        # Σ g ∂x̂/∂s = Σ g x̂/s − Σ_inside g x/s
+        total = (gradient * y).sum(dtype=scale.dtype) - (inside * x).sum(dtype=scale.dtype)
+        share = (x[0].numel() * max(highest, 1)) ** -0.5
+        return inside, total / scale * share, None, None
+
+
+@torch.library.custom_op("featherweight::quantized", mutates_args=())
+def quantized(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+    """What :class:`Quantizer` computes, as one operator that stays whole when a model is traced for export."""
+    return torch.div(x, scale).round_().clamp_(lowest, highest).mul_(scale)
+
+
+@quantized.register_fake
+def _(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+    return torch.empty_like(x)
 
 
 class Sign(nn.Module):
@@ -50,54 +105,3 @@ class Sign(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         bounded = x.clamp(-1, 1)
         return bounded + (torch.where(x >= 0, 1.0, -1.0).to(x.dtype) - bounded).detach()
-
-
-def modules_at(student: Compressed, patterns: tuple[str, ...]) -> list[str]:
-    """Names of the modules that match a pattern. Raises ``SelectionError`` where none does."""
-    names = [name for name, _ in student.base.named_modules() if any(fnmatchcase(name, p) for p in patterns)]
-    if not names:
-        raise SelectionError(f"no module matches {', '.join(patterns)}; `model.named_modules()` lists them")
-    return names
-
-
-@dataclass(frozen=True)
-class LearnedSteps(TapRule):
-    """Quantize the inputs of the matching modules to ``bits``, steps started from one calibration batch."""
-
-    modules: tuple[str, ...]
-    bits: int = 4
-
-    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
-        inputs = _inputs(student, modules_at(student, self.modules), task)
-        return [TapSite(name, LearnedStep.starting_from(x, self.bits)) for name, x in inputs.items()]
-
-
-@dataclass(frozen=True)
-class Signs(TapRule):
-    """Binarize the inputs of the matching modules."""
-
-    modules: tuple[str, ...]
-
-    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
-        return [TapSite(name, Sign()) for name in modules_at(student, self.modules)]
-
-
-@torch.no_grad()
-def _inputs(student: Compressed, names: list[str], task: Task) -> dict[str, Tensor]:
-    """What reaches the modules for the first calibration batch."""
-    found: dict[str, Tensor] = {}
-
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            found.setdefault(name, args[0].detach())
-
-        return hook
-
-    handles = [student.base.get_submodule(name).register_forward_pre_hook(note(name)) for name in names]
-    try:
-        with evaluating(student):
-            call(student, moved(next(iter(task.calibration_data())), student.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: found[name] for name in names if name in found}

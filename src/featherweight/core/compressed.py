@@ -16,6 +16,7 @@ from featherweight.core.errors import SelectionError
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import parameters
 from featherweight.core.stage import Learn
+from featherweight.core.tap import Place, Taps, TapSite, Watcher
 from featherweight.core.task import device_of
 
 
@@ -35,16 +36,6 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, dict(shared))
 
 
-class Tap:
-    """A forward hook that sends a module's input or output through ``function``; copies along with the module."""
-
-    def __init__(self, function: nn.Module) -> None:
-        self.function = function
-
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> Any:
-        return self.function(output) if output is not None else (self.function(args[0]), *args[1:])
-
-
 class Compressed(nn.Module):
     """Runs ``model`` with decoded weights; the model itself is never changed, renamed or re-classed.
 
@@ -56,7 +47,9 @@ class Compressed(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.base = twin(model)
-        self.taps = nn.ModuleDict()
+        self.taps = nn.ModuleList()
+        self._taps = Taps({})
+        self._watcher: Watcher | None = None
         self.edits: tuple[Edit, ...] = ()
         self._trainable = {first: p.requires_grad for first, _, p in parameters(model)}
         self._names = {first: names for first, names, _ in parameters(model)}
@@ -120,8 +113,8 @@ class Compressed(nn.Module):
                 self._open(name, learn)
 
     def learnable(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """What an optimizer takes while learning: the codes' own numbers, and all other parameters."""
-        fields = {id(p) for p in self._fields.values()}
+        """What an optimizer takes while learning: numbers of codes and of taps, and all other parameters."""
+        fields = {id(p) for p in (*self._fields.values(), *self.taps.parameters())}
         learning = [p for p in self.parameters() if p.requires_grad]
         return [p for p in learning if id(p) in fields], [p for p in learning if id(p) not in fields]
 
@@ -184,23 +177,34 @@ class Compressed(nn.Module):
             for name, parameter in before.items():
                 self._swap(name, parameter)
 
-    def tap(self, module: str, function: nn.Module, output: bool = False) -> None:
-        """Send the first input (or the output) of the module of this name through ``function``, which may learn."""
-        key = f"{module}:{'output' if output else 'input'}".replace(".", "/")
-        owner = self.base.get_submodule(module)
-        self.taps[key] = function
-        if output:
-            owner.register_forward_hook(Tap(function))
-        else:
-            owner.register_forward_pre_hook(Tap(function))
+    @property
+    def sites(self) -> Mapping[Place, nn.Module]:
+        """The activations that are sent through functions. Several may share one."""
+        return MappingProxyType(self._taps.functions)
+
+    def tap(self, sites: Iterable[TapSite]) -> None:
+        """Send activations through functions, which may learn; a place that has one already gets the new one."""
+        self._taps.functions |= {site.place: site.function for site in sites}
+        self.taps = nn.ModuleList(dict.fromkeys(self._taps.functions.values()))
+        if self._watcher is None:
+            self._watcher = Watcher(self._taps, ())
+            self._watcher.install(self.base)
+        self._watcher.watch(self._taps.functions)
 
     def edit(self, edit: Edit) -> None:
-        """Change the structure of the base module; codes of tensors that change shape are dropped."""
+        """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
+        followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         edit.apply(self.base)
         self.edits += (edit,)
-        for name, code in tuple(self._codes.items()):
-            if tuple(self.parameter(name).shape) != code.shape:
+        found = list(parameters(self.base))
+        self._names = {first: names for first, names, _ in found}
+        self._trainable = {first: self._trainable.get(first, True) for first in self._names}
+        for name, code in followed.items():
+            if code is None or name not in self._names:
                 del self._codes[name], self._schemes[name]
+            elif code is not self._codes[name]:
+                self._codes[name] = code
+                self._place(name, code.decode().detach())
 
     def finished(self) -> nn.Module:
         """A plain module of the user's class with decoded weights: nothing is shared, and it trains where it did."""

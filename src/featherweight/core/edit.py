@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
+
+from featherweight.core.code import Code
 
 
 class Edit(ABC):
@@ -16,9 +18,12 @@ class Edit(ABC):
     def apply(self, model: nn.Module) -> None:
         """Change ``model`` in place; its tensors are replaced by new ones, never written to."""
 
-    @abstractmethod
-    def slice(self, name: str, tensor: Tensor) -> Tensor:
-        """What becomes of a tensor of the state called ``name``."""
+    def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
+        """What becomes of the code of a tensor called ``name``, with ``model`` as it is before the edit.
+
+        ``None`` where the tensor changes and the code cannot follow: it is projected again.
+        """
+        return code
 
     @abstractmethod
     def to_json(self) -> dict[str, object]:

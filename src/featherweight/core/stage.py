@@ -15,6 +15,7 @@ from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites
+from featherweight.core.tap import TapSite
 from featherweight.core.task import Task
 
 if TYPE_CHECKING:
@@ -149,7 +150,9 @@ def sgd(parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
 class Training:
     """How a stage learns: passes over the training data, learning rate (cosine to ``final`` of it), optimizer, seed.
 
-    ``code_lr`` multiplies the rate of the codes' own numbers (centroids, scales); ``clip`` bounds the gradient's norm.
+    ``code_lr`` multiplies the rate of the codes' own numbers (centroids, scales) and of what activations are sent
+    through; ``clip`` bounds the gradient's norm. ``bfloat16`` runs convolutions and products, forward and backward, in
+    that type (``torch.autocast``); parameters stay as they are.
     """
 
     epochs: int
@@ -160,6 +163,7 @@ class Training:
     warmup: float = 0.0
     clip: float | None = None
     seed: int = 0
+    bfloat16: bool = False
 
 
 class MetricRule(ABC):
@@ -184,15 +188,6 @@ class EditRule(ABC):
     @abstractmethod
     def decide(self, student: "Compressed", task: Task) -> Sequence[Edit]:
         """Edits for the student's base module; the student is not changed."""
-
-
-@dataclass(frozen=True, eq=False)
-class TapSite:
-    """The first input of a module, or its output, and the module that it is sent through."""
-
-    module: str
-    function: nn.Module
-    output: bool = False
 
 
 class TapRule(ABC):

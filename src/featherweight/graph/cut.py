@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed, assign
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FormatError, SelectionError
@@ -42,7 +43,11 @@ class Cut(Edit):
         for module in {name.rpartition(".")[0] for name in self.kept}:
             resize(model.get_submodule(module))
 
+    def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
+        return None if name in self.kept else code
+
     def slice(self, name: str, tensor: Tensor) -> Tensor:
+        """What stays of a tensor of the state called ``name``."""
         for dim, indices in self.kept.get(name, {}).items():
             if not 0 <= dim < tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
                 raise FormatError(f"a cut of {name!r} in dimension {dim} does not fit its shape {tuple(tensor.shape)}")

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.fx import Node
 
-from featherweight.core.errors import SelectionError
 from featherweight.core.task import Example
+from featherweight.graph.trace import trace
 
 Place = tuple[str, int, int]
 """(name of a parameter or buffer, dimension, index)."""
@@ -93,15 +93,9 @@ Dims = list[list[int]]
 
 def find_labels(model: nn.Module, example: Example) -> Labels:
     """Trace the model on the example and run its graph on labels; ``SelectionError`` where it cannot be traced."""
-    try:
-        program = torch.export.export(model, example.args, example.kwargs, strict=False)
-    except Exception as error:
-        raise SelectionError(
-            f"the model cannot be traced ({type(error).__name__}: {error}); compress its weights instead"
-        ) from error
-    signature = program.graph_signature
-    walk = _Walk({**signature.inputs_to_parameters, **signature.inputs_to_buffers})
-    for node in program.graph.nodes:
+    traced = trace(model, example)
+    walk = _Walk(dict(traced.names))
+    for node in traced.nodes:
         walk.visit(node)
     return walk.labels()
 

@@ -1,6 +1,6 @@
 """LSQ: learned step size quantization of weights and activations (Esser et al. 2019)."""
 
-from featherweight.activations.quantizers import LearnedSteps
+from featherweight.activations.rules import LearnedSteps
 from featherweight.core.site import WEIGHTS
 from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
 from featherweight.papers.paper import Claim, Paper

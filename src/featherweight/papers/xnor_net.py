@@ -1,6 +1,6 @@
 """XNOR-Net: binary weights and inputs (Rastegari et al. 2016)."""
 
-from featherweight.activations.quantizers import Signs
+from featherweight.activations.rules import Signs
 from featherweight.core.site import Sites
 from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
 from featherweight.papers.paper import Claim, Paper

@@ -98,7 +98,7 @@ def learn(
                     advance(student, stage, project, targets[step])
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
-                loss = _step(student, task, objective, teacher, optimizer, batch, training.clip)
+                loss = _step(student, task, objective, teacher, optimizer, batch, training)
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
         if keep is not None and epoch + 1 < training.epochs:
@@ -160,21 +160,22 @@ def _step(
     teacher: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Any,
-    clip: float | None,
+    training: Training,
 ) -> float:
     assert task.loss is not None
     batch = moved(batch, student.device)
     taught = None
-    if objective.needs_teacher:
-        with torch.no_grad():
-            taught = call(teacher, batch)
-    outputs = call(student, batch)
-    loss = objective(Tap(outputs, batch, taught, student, task.loss))
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=training.bfloat16):
+        if objective.needs_teacher:
+            with torch.no_grad():
+                taught = call(teacher, batch)
+        outputs = call(student, batch)
+        loss = objective(Tap(outputs, batch, taught, student, task.loss))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
-    if clip is not None:
-        nn.utils.clip_grad_norm_(student.parameters(), clip)
+    if training.clip is not None:
+        nn.utils.clip_grad_norm_(student.parameters(), training.clip)
     optimizer.step()
     return float(loss.detach())

@@ -1,0 +1,150 @@
+"""Which activations are quantized, and with what: rules for stages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.ranges import MinMax, Observer
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import SelectionError, naming
+from featherweight.core.site import WEIGHTS, Sites, select
+from featherweight.core.stage import TapRule
+from featherweight.core.tap import Place, TapSite, watching
+from featherweight.core.task import Example, Task, call, evaluating, moved
+from featherweight.graph.sites import WEIGHTED, Activation, find_activations
+from featherweight.graph.trace import trace
+
+@dataclass(frozen=True)
+class LearnedSteps(TapRule):
+    """Quantize what convolutions and linear layers of the matching modules take in, with learned steps.
+
+    ``bits`` everywhere but at the modules of ``exceptions``. Steps start from the first calibration batch.
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    bits: int = 4
+    exceptions: dict[str, int] = field(default_factory=dict)
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        found = inputs(student, task, self.modules)
+        return [TapSite(place, Quantizer.starting_from(x, self._bits(place))) for place, x in found.items()]
+
+    def _bits(self, place: Place) -> int:
+        return next((bits for name, bits in self.exceptions.items() if fnmatchcase(place.call.module, name)), self.bits)
+
+
+@dataclass(frozen=True)
+class Signs(TapRule):
+    """Binarize what convolutions and linear layers of the matching modules take in."""
+
+    modules: tuple[str, ...]
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        return [TapSite(place, Sign()) for place in inputs(student, task, self.modules)]
+
+
+@torch.no_grad()
+def inputs(student: Compressed, task: Task, patterns: Sequence[str]) -> dict[Place, Tensor]:
+    """The inputs of convolutions and linear layers in the matching modules, for the first calibration batch.
+
+    Raises ``SelectionError`` where no module with such an operation matches.
+    """
+    found: dict[Place, Tensor] = {}
+
+    def note(place: Place, x: Tensor) -> Tensor:
+        matches = any(fnmatchcase(place.call.module, pattern) for pattern in patterns)
+        if place.call.operator in WEIGHTED and place.operand == 0 and matches:
+            found[place] = x.detach()
+        return x
+
+    with evaluating(student), watching(student.base, note):
+        call(student, moved(next(iter(task.calibration_data())), student.device))
+    if not found:
+        raise SelectionError(
+            f"no module that matches {', '.join(patterns)} convolves or is linear; `model.named_modules()` lists them"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Calibrated(TapRule):
+    """Quantize the activations that coded layers take in, and the joins of images, to ranges seen in calibration data.
+
+    ``weights`` are the parameters whose layers are meant. Activations are found in the traced graph
+    (:mod:`featherweight.graph.sites`) and tapped in the running model; ``observer`` turns what it saw in ``batches``
+    batches into a range. Activations that are concatenated share one.
+    """
+
+    bits: int = 8
+    observer: Observer[Any] = MinMax()
+    symmetric: bool = False
+    weights: Sites = WEIGHTS
+    exclude: tuple[str, ...] = ()
+    joins: bool = True
+    batches: int = 16
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        found = self.activations(student, task)
+        ranges = self._ranges(student, task, found)
+        made: dict[str, Quantizer] = {}
+        for group, (low, high) in ranges.items():
+            made[group] = Quantizer.covering(low, high, self.bits, symmetric=self.symmetric)
+        return [TapSite(place, made[_group(each)]) for each in found for place in each.places]
+
+    def activations(self, student: Compressed, task: Task) -> list[Activation]:
+        """What would be quantized; places that the running model does not show are left out."""
+        names = {name for name, p in select(student.base, self.weights).items() if not self._excluded(name)}
+        with evaluating(student.base):
+            traced = trace(student.base, task.example())
+            shown = _places_of(student.base, task.example())
+        alias = {name: first for first, names in student.names.items() for name in names}
+        found = find_activations(traced, lambda name: alias.get(name, name) in names, self.joins)
+        kept = [replace(each, places=tuple(p for p in each.places if p in shown)) for each in found]
+        return [each for each in kept if each.places]
+
+    def _excluded(self, name: str) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in self.exclude)
+
+    @torch.no_grad()
+    def _ranges(self, student: Compressed, task: Task, found: list[Activation]) -> dict[str, tuple[float, float]]:
+        watches = {_group(each): self.observer.start() for each in found}
+        groups = {each.places[0]: _group(each) for each in found}
+
+        def note(place: Place, x: Tensor) -> Tensor:
+            with naming(f"the activation at {place}"):
+                watches[groups[place]].add(x)
+            return x
+
+        with evaluating(student), watching(student.base, note, list(groups)):
+            for batch in islice(task.calibration_data(), self.batches):
+                call(student, moved(batch, student.device))
+        ranges = {}
+        for group, watch in watches.items():
+            with naming(f"the activation at {group}"):
+                seen = watch.range(self.bits, self.symmetric)
+            ranges[group] = (seen.low, seen.high)
+        return ranges
+
+
+def _group(activation: Activation) -> str:
+    return activation.shared or activation.name
+
+
+@torch.no_grad()
+def _places_of(model: nn.Module, example: Example) -> set[Place]:
+    """Every place of the model as it runs."""
+    shown: set[Place] = set()
+
+    def note(place: Place, x: Tensor) -> Tensor:
+        shown.add(place)
+        return x
+
+    with watching(model, note):
+        example.run(model)
+    return shown

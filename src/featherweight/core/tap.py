@@ -1,0 +1,215 @@
+"""Where activations are, and functions that they are sent through.
+
+An activation is an operand or the result of an operation. Operations are counted while the model runs, by module path,
+operator and ordinal, so that joins such as ``x += y``, which no module owns, have a name too. A traced graph counts
+alike (``featherweight.graph.sites``).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class Operator(Enum):
+    """The operations at which activations have places."""
+
+    CONVOLVE = "convolve"
+    LINEAR = "linear"
+    MATMUL = "matmul"
+    ADD = "add"
+    MULTIPLY = "multiply"
+    CAT = "cat"
+    MEAN = "mean"
+    POOL = "pool"  # averages over windows; a maximum only passes values on
+    RELU = "relu"
+    RELU6 = "relu6"
+    ACTIVATE = "activate"  # any other function of each entry
+    NORMALIZE = "normalize"
+
+
+FUNCTIONS: Mapping[Any, Operator] = {
+    function: operator
+    for operator, functions in {
+        Operator.CONVOLVE: (torch.conv1d, torch.conv2d, torch.conv3d),
+        Operator.LINEAR: (F.linear,),
+        Operator.MATMUL: (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm),
+        Operator.ADD: (torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__),
+        Operator.MULTIPLY: (torch.mul, Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__),
+        Operator.CAT: (torch.cat, torch.concat, torch.concatenate),
+        Operator.MEAN: (torch.mean, Tensor.mean),
+        Operator.POOL: (F.adaptive_avg_pool2d, F.avg_pool2d),
+        Operator.RELU: (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu_),
+        Operator.RELU6: (F.relu6, F.hardtanh),
+        Operator.ACTIVATE: (F.silu, F.gelu, F.hardswish, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh),
+        Operator.NORMALIZE: (F.batch_norm, F.layer_norm),
+    }.items()
+    for function in functions
+}
+"""What a model calls -> the operation it is. Operations on numbers (``x + 1``) are none."""
+
+JOINS = frozenset({Operator.ADD, Operator.MULTIPLY, Operator.CAT, Operator.MATMUL})
+"""Operations that count only where two tensors or more meet."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The ``ordinal``-th call of ``operator`` made directly by ``module`` in one run of the model, from zero."""
+
+    module: str
+    operator: Operator
+    ordinal: int = 0
+
+    def __str__(self) -> str:
+        number = f" {self.ordinal + 1}" if self.ordinal else ""
+        return f"{self.module or 'the model'}: {self.operator.value}{number}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """An activation: the operand of this number of a call, or its result where ``operand`` is ``None``."""
+
+    call: Call
+    operand: int | None = 0
+
+    def __str__(self) -> str:
+        return f"{self.call}, {'result' if self.operand is None else f'operand {self.operand + 1}'}"
+
+
+Visit = Callable[[Place, Tensor], Tensor]
+"""Takes the activation at a place and returns what the model goes on with."""
+
+
+class Watcher:
+    """Counts the calls of one model while it runs and shows activations to ``visit``; copies along with the model.
+
+    ``places`` are those that are shown; ``None`` shows all. What a submodule does when it is called by itself, and not
+    within the model, is not seen.
+    """
+
+    def __init__(self, visit: Visit, places: Sequence[Place] | None = None) -> None:
+        self.visit = visit
+        self.places: frozenset[Place] | None = None
+        self.calls: frozenset[Call] | None = None
+        if places is not None:
+            self.watch(places)
+        self.path: list[str] = []
+        self.counts: dict[tuple[str, Operator], int] = {}
+        self.mode: _Mode | None = None
+
+    def watch(self, places: Iterable[Place]) -> None:
+        """Show these places from now on, and no others."""
+        self.places = frozenset(places)
+        self.calls = frozenset(place.call for place in self.places)
+
+    def install(self, model: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        """Hooks on every module of the model; removing them all ends the watching."""
+        handles = []
+        for name, module in model.named_modules():
+            handles.append(module.register_forward_pre_hook(partial(_enter, self, name), prepend=True))
+            handles.append(module.register_forward_hook(partial(_leave, self, name), always_call=True))
+        return handles
+
+    def called(self, operator: Operator, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Carry out one call, with its operands and its result shown."""
+        operands = _operands(operator, args)
+        if not operands or (operator in JOINS and len(operands) < 2):
+            return function(*args, **kwargs)
+        key = (self.path[-1], operator)
+        ordinal = self.counts.get(key, 0)
+        self.counts[key] = ordinal + 1
+        call = Call(*key, ordinal)
+        if self.calls is not None and call not in self.calls:
+            return function(*args, **kwargs)
+        shown = {number: self._shown(Place(call, number), operand) for number, operand in operands.items()}
+        outcome = function(*_replaced(operator, args, shown), **kwargs)
+        return self._shown(Place(call, None), outcome) if isinstance(outcome, Tensor) else outcome
+
+    def _shown(self, place: Place, x: Tensor) -> Tensor:
+        return self.visit(place, x) if self.places is None or place in self.places else x
+
+
+class _Mode(TorchFunctionMode):
+    def __init__(self, watcher: Watcher) -> None:
+        super().__init__()
+        self.watcher = watcher
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        operator = FUNCTIONS.get(func)
+        if operator is None or not self.watcher.path:
+            return func(*args, **(kwargs or {}))
+        return self.watcher.called(operator, func, args, kwargs or {})
+
+
+def _enter(watcher: Watcher, name: str, module: nn.Module, args: Any) -> None:
+    if name == "" and watcher.mode is None:
+        watcher.path, watcher.counts = [], {}
+        watcher.mode = _Mode(watcher)
+        watcher.mode.__enter__()
+    if watcher.mode is not None:
+        watcher.path.append(name)
+
+
+def _leave(watcher: Watcher, name: str, module: nn.Module, args: Any, output: Any) -> None:
+    if watcher.mode is None:
+        return
+    watcher.path.pop()
+    if not watcher.path:
+        mode, watcher.mode = watcher.mode, None
+        mode.__exit__(None, None, None)
+
+
+def _operands(operator: Operator, args: tuple[Any, ...]) -> dict[int, Tensor]:
+    """Number -> operand, for tensors of real numbers; weights are none."""
+    if not args:
+        return {}
+    if operator is Operator.CAT:
+        given: Sequence[Any] = args[0]
+    else:
+        given = args[:2] if operator in JOINS else args[:1]
+    return {n: x for n, x in enumerate(given) if isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 0}
+
+
+def _replaced(operator: Operator, args: tuple[Any, ...], shown: Mapping[int, Tensor]) -> tuple[Any, ...]:
+    if operator is Operator.CAT:
+        return ([shown.get(n, x) for n, x in enumerate(args[0])], *args[1:])
+    return tuple(shown.get(n, x) for n, x in enumerate(args))
+
+
+@contextmanager
+def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = None) -> Iterator[None]:
+    """Show activations of ``model`` to ``visit`` within the block."""
+    handles = Watcher(visit, places).install(model)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Taps:
+    """Sends activations through functions; several places may share one. Copies along with the model it is in."""
+
+    def __init__(self, functions: Mapping[Place, nn.Module]) -> None:
+        self.functions = dict(functions)
+
+    def __call__(self, place: Place, x: Tensor) -> Tensor:
+        y: Tensor = self.functions[place](x)
+        return y
+
+
+@dataclass(frozen=True, eq=False)
+class TapSite:
+    """An activation, and the module that it is sent through."""
+
+    place: Place
+    function: nn.Module
