@@ -1,6 +1,7 @@
 """The ``.fwt`` file: saving and loading. ``docs/format.md`` is its specification."""
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,13 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FeatherweightError, FormatError, naming
 from featherweight.core.site import parameters
+from featherweight.core.tap import Call, Function, Operator, Place, TapSite
 from featherweight.graph.cut import Cut
+from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.lowrank import LowRankCode
@@ -36,10 +40,18 @@ KINDS: dict[int, type[Code]] = {
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {Cut.identifier: Cut}
+EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
-BUILT_IN, USERS = 0, 1
+FUNCTIONS: dict[str, type[Function]] = {each.identifier: each for each in (Quantizer, Sign)}
+"""Name in a file -> class of what activations are sent through."""
+
+BUILT_IN, PLAIN, PACKED = 0, 1, 2
+"""Kinds of headers: a task's number and claims; JSON; deflated JSON."""
+HEADER_BYTES = 1 << 26
+"""A deflated header may not become longer than this."""
+CALLS = 1 << 20
+"""Calls of one operator by one module, and operands of one call, that a file can name."""
 DEPTH, SETTINGS, PARTS = 6, 8, 4
 """Limits of a layout: nesting, integers and parts a code."""
 
@@ -91,23 +103,70 @@ class Header:
     task: str | None = None
     recipe: str = ""
     edits: tuple[Edit, ...] = ()
+    taps: tuple[TapSite, ...] = ()
+
+    @classmethod
+    def read(cls, reader: Reader) -> "Header":
+        """Read a header of any kind; ``FormatError`` for anything that :func:`encode` does not write."""
+        kind = reader.unsigned()
+        if kind == BUILT_IN:
+            return cls(number=reader.unsigned(), claims=_read_claims(reader))
+        if kind == PLAIN:
+            return cls.parse(reader.text())
+        if kind == PACKED:
+            return cls.parse(_inflated(reader.blob()))
+        raise FormatError(f"a header of kind {kind} is unknown; a newer version may know it")
 
     @classmethod
     def parse(cls, text: str) -> "Header":
-        """Read the JSON of a user's file; ``FormatError`` for anything that :func:`encode` does not write."""
+        """Read the JSON of a header."""
         try:
             record = json.loads(text)
             return cls(
                 number=_optional(record, "number", int),
                 claims=Claims(*_claims_record(record["claims"])) if "claims" in record else None,
-                slots=_distinct(tuple(_slot(*each) for each in record["tensors"])),
+                slots=_tensors(record),
                 task=_optional(record, "task", str),
                 recipe=_optional(record, "recipe", str) or "",
                 edits=tuple(EDITS[name].from_json(value) for name, value in record.get("edits", [])),
+                taps=tuple(site for each in record.get("taps", []) for site in _tap_sites(*each)),
             )
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise FormatError(f"the header is not one that Featherweight writes ({reason})") from error
+
+
+def _inflated(data: bytes) -> str:
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(data, HEADER_BYTES)
+        if not unpacker.eof or unpacker.unused_data:
+            raise ValueError("it is cut short, too long, or has something behind it")
+        return text.decode()
+    except (zlib.error, ValueError) as error:
+        raise FormatError(f"the packed header cannot be read ({error})") from error
+
+
+def _tensors(record: Any) -> tuple[Slot, ...]:
+    """None in a built-in task's file: its architecture, edited, names them."""
+    if "tensors" not in record and "number" in record:
+        return ()
+    return _distinct(tuple(_slot(*each) for each in record["tensors"]))
+
+
+def _tap_sites(identifier: Any, settings: Any, places: Any) -> list[TapSite]:
+    if type(settings) is not list:
+        raise TypeError("settings of a function are no list")
+    function = FUNCTIONS[identifier].from_json(settings)
+    return [TapSite(_place(*each), function) for each in places]
+
+
+def _place(module: Any, operator: Any, ordinal: Any, operand: Any) -> Place:
+    if type(module) is not str or not all(type(number) is int for number in (ordinal, operand)):
+        raise TypeError("a place is no text and two numbers")
+    if not 0 <= ordinal < CALLS or not -1 <= operand < CALLS:
+        raise ValueError(f"there is no call {ordinal} and operand {operand}")
+    return Place(Call(module, Operator(operator), ordinal), None if operand < 0 else operand)
 
 
 def _optional(record: Any, key: str, kind: type) -> Any:
@@ -198,17 +257,15 @@ def encode(
     """The bytes of a file. With a built-in task's ``number``, names and shapes are left to its architecture."""
     if student.learning:
         raise FormatError("the model is still learning; settle it before saving")
-    if student.taps:
-        raise FormatError("this version of the format cannot hold activation quantizers; compress weights alone")
     codes = state_codes(student)
     writer = Writer()
-    if number is not None and not student.edits:
+    if number is not None and not student.edits and not student.sites:
         writer.unsigned(BUILT_IN)
         writer.unsigned(number)
         _write_claims(writer, claims)
     else:
-        writer.unsigned(USERS)
-        writer.text(_header(student, number, claims, task, recipe))
+        writer.unsigned(PACKED)
+        writer.blob(zlib.compress(_header(student, number, claims, task, recipe).encode(), 9))
     return seal(writer.finish() + _encode_codes(codes))
 
 
@@ -232,23 +289,42 @@ def _read_claims(reader: Reader) -> Claims | None:
 
 
 def _header(student: Compressed, number: int | None, claims: Claims | None, task: str | None, recipe: str) -> str:
-    record: dict[str, Any] = {
-        "tensors": [
+    record: dict[str, Any] = {}
+    if number is None:
+        record["tensors"] = [
             [slot.name, list(slot.shape), str(slot.dtype).removeprefix("torch."), *slot.also]
             for slot in slots(student.base)
         ]
-    }
-    if number is not None:
+        if task is not None:
+            record["task"] = task
+    else:
         record["number"] = number
-    if task is not None:
-        record["task"] = task
     if claims is not None:
         record["claims"] = [claims.samples, claims.total, claims.parent, claims.lost]
     if recipe:
         record["recipe"] = recipe
     if student.edits:
         record["edits"] = [[edit.identifier, edit.to_json()] for edit in student.edits]
+    if student.sites:
+        record["taps"] = _taps_record(student.sites)
     return json.dumps(record, separators=(",", ":"), sort_keys=True)
+
+
+def _taps_record(sites: Mapping[Place, Function]) -> list[Any]:
+    """A row for each function: its name, its settings and its places."""
+    for place, function in sites.items():
+        if type(function) not in FUNCTIONS.values():
+            name = type(function).__name__
+            raise FormatError(f"{place} is sent through {name}, which a .fwt file cannot hold; settle it first")
+    return [
+        [each.identifier, each.to_json(), [_place_record(place) for place, other in sites.items() if other is each]]
+        for each in dict.fromkeys(sites.values())
+    ]
+
+
+def _place_record(place: Place) -> list[Any]:
+    call = place.call
+    return [call.module, call.operator.value, call.ordinal, -1 if place.operand is None else place.operand]
 
 
 def _encode_codes(codes: Mapping[str, Code]) -> bytes:
@@ -327,17 +403,8 @@ def decode(data: bytes, model: nn.Module | None, *, max_bytes: int = 1 << 30) ->
     """
     body = open_sealed(data)
     reader = Reader(body)
-    kind = reader.unsigned()
-    if kind == BUILT_IN:
-        number, claims = reader.unsigned(), _read_claims(reader)
-        if model is None:
-            raise FormatError(f"the file is of built-in task {number}: give that task's architecture to read it")
-        expected, header = slots(model), Header(number=number, claims=claims)
-    elif kind == USERS:
-        header = Header.parse(reader.text())
-        expected = _checked(header, model, max_bytes)
-    else:
-        raise FormatError(f"a header of kind {kind} is unknown; a newer version may know it")
+    header = Header.read(reader)
+    expected = _checked(header, model, max_bytes)
     start = len(body) - reader.remaining
     codes = _decode_codes(body[start:], expected)
     return Contents(codes, expected, header, len(data) - reader.remaining, len(data))
@@ -351,10 +418,17 @@ def _checked(header: "Header", model: nn.Module | None, max_bytes: int) -> tuple
             edited = Compressed(model).base
             for edit in header.edits:
                 edit.apply(edited)
-        for theirs, ours in zip_longest(header.slots, slots(edited)):
-            if theirs != ours:
-                raise FormatError(f"the file is for another model: it holds {theirs}, the model has {ours}")
-        return header.slots
+        modules = dict(edited.named_modules())
+        for site in header.taps:
+            if site.place.call.module not in modules:
+                raise FormatError(f"the file is for another model: it has no module {site.place.call.module!r}")
+        ours = slots(edited)
+        for theirs, own in zip_longest(header.slots or ours, ours):
+            if theirs != own:
+                raise FormatError(f"the file is for another model: it holds {theirs}, the model has {own}")
+        return ours
+    if header.number is not None and not header.slots:
+        raise FormatError(f"the file is of built-in task {header.number}: give that task's architecture to read it")
     size = sum(prod(slot.shape) * slot.dtype.itemsize for slot in header.slots)
     if size > max_bytes:
         raise FormatError(
@@ -377,6 +451,7 @@ def load(data: bytes, model: nn.Module, *, max_bytes: int = 1 << 30) -> tuple[Co
             state[slot.name].copy_(code.decode())
         else:
             student.encode({slot.name: code}, {slot.name: Float()})
+    student.tap(contents.header.taps)
     return student.eval(), contents
 
 

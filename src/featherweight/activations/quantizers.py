@@ -5,10 +5,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from featherweight.core.errors import SchemeError
+from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.tap import Function
 
 
-class Quantizer(nn.Module):
+class Quantizer(Function):
     """``x̂ = s · clamp(round(x / s), l, h)`` with a scale ``s > 0`` and ``2ᵇ`` integer levels ``l ≤ 0 ≤ h = l + 2ᵇ − 1``.
 
     Zero is always a level. What an engine stores is the unsigned integer ``round(x / s) − l``: the zero point is
@@ -18,6 +19,8 @@ class Quantizer(nn.Module):
     ``∂x̂/∂s = round(x/s) − x/s`` inside and the bound outside, times ``1/√(n · h)`` for ``n`` features of a sample (Esser
     et al. 2019, arXiv 1902.08153, equations 3 and 5 and section 2.2).
     """
+
+    identifier = "uniform"
 
     def __init__(self, bits: int, lowest: int, scale: Tensor, *, learned: bool = False) -> None:
         super().__init__()
@@ -49,13 +52,26 @@ class Quantizer(nn.Module):
 
     @property
     def symmetric(self) -> bool:
-        return self.lowest == -(2 ** (self.bits - 1))
+        return self.lowest == -(1 << (self.bits - 1))
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
-            return quantized(x, self.scale.detach(), self.lowest, self.highest)
+            whole: Tensor = quantized(x, self.scale.detach(), self.lowest, self.highest)
+            return whole
         y: Tensor = _Quantize.apply(x, self.scale, self.lowest, self.highest)  # type: ignore[no-untyped-call]
         return y
+
+    def to_json(self) -> list[Any]:
+        return [self.bits, self.lowest, self.scale.item()]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "Quantizer":
+        match record:
+            case [int(bits), int(lowest), float(scale)] if 1 <= bits <= 8 and 1 - 2**bits <= lowest <= 0 and scale > 0:
+                stored = torch.tensor(scale)
+                if bool(torch.isfinite(stored)) and stored > 0:
+                    return cls(bits, lowest, stored)
+        raise FormatError(f"{record} is no quantizer of activations")
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, levels {self.lowest}..{self.highest}, scale={self.scale.item():.4g}"
@@ -72,7 +88,7 @@ class _Quantize(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, y, scale = ctx.saved_tensors
         lowest, highest = ctx.bounds
         s = float(scale)
@@ -96,11 +112,22 @@ def _(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
     return torch.empty_like(x)
 
 
-class Sign(nn.Module):
+class Sign(Function):
     """``+1`` where ``x ≥ 0``, else ``−1``; backward: straight through where ``|x| ≤ 1``, else 0.
 
     Hubara et al. 2016, arXiv 1602.02830, section 1.3.
     """
+
+    identifier = "sign"
+
+    def to_json(self) -> list[Any]:
+        return []
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "Sign":
+        if record:
+            raise FormatError(f"a sign has no settings, not {record}")
+        return cls()
 
     def forward(self, x: Tensor) -> Tensor:
         bounded = x.clamp(-1, 1)

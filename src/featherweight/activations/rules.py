@@ -20,6 +20,7 @@ from featherweight.core.task import Example, Task, call, evaluating, moved
 from featherweight.graph.sites import WEIGHTED, Activation, find_activations
 from featherweight.graph.trace import trace
 
+
 @dataclass(frozen=True)
 class LearnedSteps(TapRule):
     """Quantize what convolutions and linear layers of the matching modules take in, with learned steps.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.errors import SelectionError, TaskError
 from featherweight.core.task import Task
-from featherweight.file import BUILT_IN, USERS, Header
+from featherweight.file import Header
 from featherweight.tasks import by_number, find
 
 if TYPE_CHECKING:
@@ -15,12 +15,8 @@ LIMIT = 1 << 30
 
 
 def header_of(data: bytes) -> Header:
-    """What a file says of its task, without its codes; claims of a built-in task's file are not read."""
-    reader = Reader(open_sealed(data))
-    kind = reader.unsigned()
-    if kind == BUILT_IN:
-        return Header(number=reader.unsigned())
-    return Header.parse(reader.text()) if kind == USERS else Header()
+    """What a file says of its task, without its codes."""
+    return Header.read(Reader(open_sealed(data)))
 
 
 def task_of(data: bytes, named: str | None) -> Task:

@@ -16,7 +16,7 @@ from featherweight.core.errors import SelectionError
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import parameters
 from featherweight.core.stage import Learn
-from featherweight.core.tap import Place, Taps, TapSite, Watcher
+from featherweight.core.tap import Function, Place, Taps, TapSite, Watcher
 from featherweight.core.task import device_of
 
 
@@ -178,7 +178,7 @@ class Compressed(nn.Module):
                 self._swap(name, parameter)
 
     @property
-    def sites(self) -> Mapping[Place, nn.Module]:
+    def sites(self) -> Mapping[Place, Function]:
         """The activations that are sent through functions. Several may share one."""
         return MappingProxyType(self._taps.functions)
 

@@ -5,12 +5,13 @@ operator and ordinal, so that joins such as ``x += y``, which no module owns, ha
 alike (``featherweight.graph.sites``).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -154,7 +155,7 @@ def _enter(watcher: Watcher, name: str, module: nn.Module, args: Any) -> None:
     if name == "" and watcher.mode is None:
         watcher.path, watcher.counts = [], {}
         watcher.mode = _Mode(watcher)
-        watcher.mode.__enter__()
+        watcher.mode.__enter__()  # type: ignore[no-untyped-call]
     if watcher.mode is not None:
         watcher.path.append(name)
 
@@ -165,7 +166,7 @@ def _leave(watcher: Watcher, name: str, module: nn.Module, args: Any, output: An
     watcher.path.pop()
     if not watcher.path:
         mode, watcher.mode = watcher.mode, None
-        mode.__exit__(None, None, None)
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def _operands(operator: Operator, args: tuple[Any, ...]) -> dict[int, Tensor]:
@@ -196,10 +197,30 @@ def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = No
             handle.remove()
 
 
+class Function(nn.Module, ABC):
+    """What an activation is sent through: it can learn, and be stored."""
+
+    identifier: ClassVar[str]
+    """What files call the class."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """The activation that the model goes on with, of the shape and type of ``x``."""
+
+    @abstractmethod
+    def to_json(self) -> list[Any]:
+        """Everything that :meth:`from_json` needs, as JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, record: list[Any]) -> "Function":
+        """Inverse of :meth:`to_json`; ``FormatError`` on anything else."""
+
+
 class Taps:
     """Sends activations through functions; several places may share one. Copies along with the model it is in."""
 
-    def __init__(self, functions: Mapping[Place, nn.Module]) -> None:
+    def __init__(self, functions: Mapping[Place, Function]) -> None:
         self.functions = dict(functions)
 
     def __call__(self, place: Place, x: Tensor) -> Tensor:
@@ -212,4 +233,4 @@ class TapSite:
     """An activation, and the module that it is sent through."""
 
     place: Place
-    function: nn.Module
+    function: Function
