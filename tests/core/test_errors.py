@@ -278,10 +278,3 @@ def test_a_file_of_another_model(tmp_path: Path) -> None:
     fw.compress(plain(), one(Codebook(2)), example=X).save(tmp_path / "model.fwt")
     with pytest.raises(FormatError, match="the file is for another model"):
         fw.load(tmp_path / "model.fwt", made("batch norm")[0])
-
-
-def test_taps_are_refused_by_the_format() -> None:
-    student = Compressed(plain())
-    student.tap("0", nn.Identity())
-    with pytest.raises(FormatError, match="cannot hold activation quantizers"):
-        file.encode(student)

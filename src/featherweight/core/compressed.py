@@ -184,7 +184,10 @@ class Compressed(nn.Module):
 
     def tap(self, sites: Iterable[TapSite]) -> None:
         """Send activations through functions, which may learn; a place that has one already gets the new one."""
-        self._taps.functions |= {site.place: site.function for site in sites}
+        given = {site.place: site.function for site in sites}
+        if not given:
+            return  # hooks would cost time, and keep torch from its fast paths
+        self._taps.functions |= given
         self.taps = nn.ModuleList(dict.fromkeys(self._taps.functions.values()))
         if self._watcher is None:
             self._watcher = Watcher(self._taps, ())
