@@ -145,6 +145,13 @@ def test_a_finer_histogram_is_merged() -> None:
     assert rule.range(fine, 4) != Entropy(bins=1024).range(fine, 4)
 
 
+def test_too_few_activations_for_the_bins() -> None:
+    watch = Entropy(bins=1 << 14).start()
+    watch.add(torch.tensor([2.01]))
+    with pytest.raises(SchemeError, match="too few activations"):
+        watch.range(14, symmetric=True)
+
+
 def test_more_levels_than_bins() -> None:
     watch = Entropy(bins=64).start()
     watch.add(samples("normal"))

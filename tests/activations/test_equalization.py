@@ -96,7 +96,7 @@ def spread_of(layer: Layer) -> float:
 
 
 def test_each_scale_maximises_the_product_of_precisions() -> None:
-    """Equation 9: the sum over channels of ``r₁ᵢ r₂ᵢ / (R₁ R₂)``, where ``Rₖ`` is the largest of layer ``k``."""
+    """The sum over channels of ``r₁ r₂ / (R₁ R₂)``, where ``R`` is the range of all of a layer's channels."""
 
     def precision(first: Layer, second: Layer) -> float:
         r1, r2 = first.output_ranges(), second.input_ranges()

@@ -14,6 +14,9 @@ COARSE = 4
 FINE = 33
 """Shares tried around the best of these, evenly spaced."""
 
+GAIN = 1e-4
+"""The share of the error by which both ends in turns must lower it to be tried again."""
+
 Ends = tuple[float, float]
 
 
@@ -48,7 +51,7 @@ class LeastSquares(Observer[Histogram]):
         while improved:
             lower = error.least((0, ends[1]), (low, 0))
             upper = error.least((lower[1][0], 0), (0, high))
-            improved = min(lower[0], upper[0]) < best
+            improved = min(lower[0], upper[0]) < best * (1 - GAIN)
             best, ends = min((best, ends), lower, upper)
         start, step = (float(each) * seen.width for each in error.grid(*_columns(ends)))
         return Range.holding(start, start + step * (error.levels - 1), symmetric)
