@@ -26,6 +26,7 @@ def same(a: Histogram, b: Histogram) -> None:
     assert (a.width, a.low, a.high, a.count, a.zeros) == (b.width, b.low, b.high, b.count, b.zeros)
 
 
+@settings(max_examples=60, deadline=None)
 @given(batches)
 def test_a_histogram_counts_every_sample_once(parts: list[list[float]]) -> None:
     samples = [float(x) for x in torch.tensor(sum(parts, []), dtype=torch.float32)]
@@ -41,6 +42,7 @@ def test_a_histogram_counts_every_sample_once(parts: list[list[float]]) -> None:
         assert 8 * seen.width <= largest < 16 * seen.width
 
 
+@settings(max_examples=60, deadline=None)
 @given(batches, st.randoms())
 def test_neither_order_nor_batches_matter(parts: list[list[float]], random: object) -> None:
     flat = sum(parts, [])
@@ -50,6 +52,7 @@ def test_neither_order_nor_batches_matter(parts: list[list[float]], random: obje
     same(histogram(parts), histogram([[x] for x in shuffled]))
 
 
+@settings(max_examples=60, deadline=None)
 @given(batches, st.integers(-30, 30))
 def test_a_power_of_two_moves_the_grid_alone(parts: list[list[float]], power: int) -> None:
     seen = histogram(parts)
@@ -59,6 +62,7 @@ def test_a_power_of_two_moves_the_grid_alone(parts: list[list[float]], power: in
         assert seen.largest == 0 or scaled.width == seen.width * 2.0**power
 
 
+@settings(max_examples=60, deadline=None)
 @given(batches)
 def test_fewer_bins_are_what_was_counted_in_fewer_bins(parts: list[list[float]]) -> None:
     same(histogram(parts, 32).coarse(8), histogram(parts, 8))
@@ -137,7 +141,7 @@ def test_bad_ranges(low: float, high: float) -> None:
         Range(low, high)
 
 
-@settings(max_examples=50)
+@settings(max_examples=60, deadline=None)
 @given(numbers, numbers)
 def test_a_range_holds_its_ends_and_zero(a: float, b: float) -> None:
     low, high = sorted((a, b))

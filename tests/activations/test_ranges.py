@@ -167,6 +167,7 @@ def test_percentiles_are_those_of_the_sorted_samples(share: float, symmetric: bo
         assert high <= found.high <= high + width and low - width <= found.low <= low
 
 
+@settings(max_examples=60, deadline=None)
 @given(samples, st.lists(st.floats(0.01, 1), min_size=2, max_size=2))
 def test_a_larger_share_needs_no_smaller_range(values: list[float], shares: list[float]) -> None:
     seen = Histogram(64)
