@@ -1,1 +1,1 @@
-"""Quantizers of activations, and where they stand."""
+"""Quantizers of activations: their ranges, where they stand, and what makes activations easy to quantize."""

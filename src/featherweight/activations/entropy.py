@@ -71,6 +71,11 @@ def best_threshold(seen: Histogram, levels: int, one_sided: bool) -> int:
     divergences = [
         divergence(counts, start, start + sides * each, levels) for start, each in zip(starts, thresholds, strict=True)
     ]
+    if min(divergences) == inf:
+        raise SchemeError(
+            f"too few activations to tell one threshold from another in {used} bins; add calibration batches, use "
+            "Entropy(bins=...) with fewer bins, or LeastSquares"
+        )
     return thresholds[int(np.argmin(divergences))]
 
 

@@ -14,6 +14,9 @@ COARSE = 4
 FINE = 33
 """Shares tried around the best of these, evenly spaced."""
 
+GAIN = 1e-4
+"""The share of the error by which both ends in turns must lower it to be tried again."""
+
 Ends = tuple[float, float]
 
 
@@ -24,7 +27,7 @@ class LeastSquares(Observer[Histogram]):
     The expectation is that of the histogram, with activations spread evenly within a bin and exact zeros apart; it is
     integrated in closed form, so that steps narrower than a bin do no harm. Tried are shares of the observed range,
     each ``2^¼`` less than the last, down to a bin, and then 33 around the best. Where both ends are free they shrink
-    together first and then in turns while that helps: a local minimum.
+    together first, or each by any of eleven powers of ``2^½``, and then in turns while that helps: a local minimum.
 
     Zero is a level (Jacob et al. 2017, arXiv 1712.05877, equation 1): where there is a zero point it is rounded, here
     and in what is returned, so that ``−low / step`` is an integer.
@@ -43,10 +46,12 @@ class LeastSquares(Observer[Histogram]):
         low, high = whole.low / seen.width, whole.high / seen.width
         best, ends = error.least((0, 0), (low, high))
         improved = not symmetric and low < 0 < high
+        if improved:
+            best, ends = min((best, ends), error.least_of_pairs(low, high))
         while improved:
             lower = error.least((0, ends[1]), (low, 0))
             upper = error.least((lower[1][0], 0), (0, high))
-            improved = min(lower[0], upper[0]) < best
+            improved = min(lower[0], upper[0]) < best * (1 - GAIN)
             best, ends = min((best, ends), lower, upper)
         start, step = (float(each) * seen.width for each in error.grid(*_columns(ends)))
         return Range.holding(start, start + step * (error.levels - 1), symmetric)
@@ -96,6 +101,13 @@ class SquaredError:
         errors = torch.cat([errors, self._along(base, part, around)])
         share = float(shares[errors.argmin()])
         return float(errors.min()), (base[0] + share * part[0], base[1] + share * part[1])
+
+    def least_of_pairs(self, low: float, high: float) -> tuple[float, Ends]:
+        """The least error where both ends are powers of ``2^-½`` of these, down to a 32nd, and its range."""
+        pairs = torch.cartesian_prod(*[self.shares[: 5 * COARSE + 1 : COARSE // 2]] * 2)
+        errors = self(low * pairs[:, :1], high * pairs[:, 1:])
+        lower, upper = pairs[errors.argmin()].tolist()
+        return float(errors.min()), (low * lower, high * upper)
 
     def _along(self, base: Ends, part: Ends, shares: Tensor) -> Tensor:
         return self(*(start + shares[:, None] * slope for start, slope in zip(base, part, strict=True)))
