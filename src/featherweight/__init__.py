@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from featherweight.core.errors import (
         BudgetError,
         DataError,
+        EngineError,
         FeatherweightError,
         FormatError,
         NoEffectError,
@@ -43,7 +44,7 @@ _HOMES = {
     "featherweight.compression": ("compress", "load", "save"),
     "featherweight.core.compressed": ("Compressed",),
     "featherweight.core.errors": (
-        "BudgetError", "DataError", "FeatherweightError", "FormatError",
+        "BudgetError", "DataError", "EngineError", "FeatherweightError", "FormatError",
         "NoEffectError", "SchemeError", "SelectionError", "TaskError",
     ),
     "featherweight.core.plan": ("Plan", "plan"),
@@ -60,7 +61,8 @@ _HOMES = {
 
 __all__ = [
     "ACCURACY", "WEIGHTS",
-    "Budget", "BudgetError", "Compressed", "Cubic", "DataError", "Example", "FeatherweightError", "FormatError",
+    "Budget", "BudgetError", "Compressed", "Cubic", "DataError", "EngineError", "Example",
+    "FeatherweightError", "FormatError",
     "Iterative", "Learn", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Result",
     "SchemeError", "SelectionError", "Session", "Sites", "Stage", "Task", "TaskError", "Training",
     "begin", "compress", "everywhere", "load", "plan", "save", "verify",

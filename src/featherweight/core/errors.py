@@ -9,6 +9,7 @@
     ├── BudgetError       limits that cannot be met
     ├── TaskError         a task file or task record that cannot be used
     ├── DataError         data that is absent or damaged
+    ├── EngineError       an engine that is missing, cannot take a model, or crashed
     └── FormatError       a file that is not a whole, valid ``.fwt`` file
 
 Every message names the thing and says what to do next. A low layer states the fact; the outer layer adds the tensor's
@@ -45,6 +46,10 @@ class TaskError(FeatherweightError):
 
 class DataError(FeatherweightError):
     """Data is absent or damaged; the message says where it was looked for and how to get it."""
+
+
+class EngineError(FeatherweightError):
+    """An engine or its package is missing, cannot take this model or file, or crashed."""
 
 
 class FormatError(FeatherweightError):

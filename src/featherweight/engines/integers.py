@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from featherweight.activations.quantizers import quantized
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.schemes.sparse import SparseCode
@@ -22,18 +21,17 @@ from featherweight.schemes.uniform import PerChannel, PerGroup, PerTensor, Unifo
 if TYPE_CHECKING:
     import onnx
 
-NIBBLE = 4
-"""Weights of linear layers of this many bits are stored two a byte; other operators take whole bytes."""
-
 
 @torch.library.custom_op("featherweight::scaled", mutates_args=())
 def scaled(levels: Tensor, scales: Tensor, axis: int, group: int) -> Tensor:
     """``levels · scales``: a scale for each index of ``axis``, or for each ``group`` of entries along it."""
+    numbers = levels.to(scales.dtype)
     if group:
-        return (levels.unflatten(axis, (-1, group)).to(scales.dtype) * scales.unsqueeze(axis + 1)).flatten(axis, axis + 1)
+        blocks = numbers.reshape(*levels.shape[:axis], -1, group, *levels.shape[axis + 1 :])
+        return (blocks * scales.unsqueeze(axis + 1)).reshape(levels.shape)
     shape = [1] * levels.ndim
     shape[axis] = -1
-    return levels.to(scales.dtype) * scales.reshape(shape)
+    return numbers * scales.reshape(shape)
 
 
 @scaled.register_fake
@@ -51,7 +49,7 @@ class Scaled(nn.Module):
         self.axis, self.group = axis, group
 
     def forward(self, weight: Tensor) -> Tensor:
-        whole: Tensor = scaled(self.levels, self.scales, self.axis, self.group)  # type: ignore[arg-type]
+        whole: Tensor = scaled(self.levels, self.scales, self.axis, self.group)
         return whole
 
 
@@ -78,7 +76,7 @@ def integers(code: Code) -> tuple[Tensor, Tensor, int, int] | None:
 
 
 def deployed(student: Compressed) -> nn.Module:
-    """A copy of the base module whose integer weights stay integers when it is traced; it computes what the student does.
+    """A copy of the base module whose integer weights stay integers when it is traced; computes the same.
 
     Recurrent layers, and weights that several modules share, keep decoded numbers.
     """
@@ -96,7 +94,9 @@ def deployed(student: Compressed) -> nn.Module:
 def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
     """Our operators -> functions that write them in ONNX, for ``torch.onnx.export``."""
     import onnx
-    from onnxscript import opset21 as op
+    from onnxscript import opset21
+
+    op: Any = opset21
 
     def write_quantized(x: Any, scale: Any, lowest: int, highest: int) -> Any:
         zero = op.Constant(value=onnx.helper.make_tensor("zero", onnx.TensorProto.UINT8, [], [-lowest]))
@@ -110,7 +110,10 @@ def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
             return op.DequantizeLinear(levels, scales, axis=axis, block_size=group)
         return op.DequantizeLinear(levels, scales, axis=axis)
 
-    return {torch.ops.featherweight.quantized.default: write_quantized, torch.ops.featherweight.scaled.default: write_scaled}
+    return {
+        torch.ops.featherweight.quantized.default: write_quantized,
+        torch.ops.featherweight.scaled.default: write_scaled,
+    }
 
 
 def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -171,7 +174,7 @@ class Graph:
         node.attribute.extend(_attributes(settings))
 
     def quantize_bias(self, node: "onnx.NodeProto") -> None:
-        """A bias becomes int32 in units of input scale times weight scale (Jacob et al. 2017, arXiv 1712.05877, 2.4)."""
+        """A bias becomes int32 in units of input scale times weight scale (Jacob et al. 2017, 1712.05877)."""
         x, w = (self.dequantizer(name) for name in node.input[:2])
         bias = self.constant(node.input[2]) if len(node.input) > 2 else None
         if x is None or w is None or bias is None:
@@ -237,6 +240,3 @@ def _attributes(settings: Mapping[str, int]) -> Iterator["onnx.AttributeProto"]:
     import onnx
 
     return (onnx.helper.make_attribute(name, value) for name, value in settings.items())
-
-
-__all__ = ["deployed", "finish", "integers", "quantized", "translations"]

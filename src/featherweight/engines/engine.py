@@ -1,0 +1,92 @@
+"""What an engine is: something that runs an exported model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from featherweight.core.errors import EngineError
+from featherweight.core.task import Batch, Example, call
+
+Arrays = Sequence["np.ndarray[Any, Any]"]
+"""Inputs or outputs in order: tensors of the arguments, then those of the keyword arguments."""
+
+
+class Precision(Enum):
+    """What an engine computes float operations in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is run: threads of the engine's own, and the precision of what is not quantized."""
+
+    threads: int = 1
+    precision: Precision = Precision.FLOAT32
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise EngineError(f"{self.threads} threads; give 1 or more")
+
+
+class Runner(ABC):
+    """An opened model."""
+
+    @abstractmethod
+    def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
+        """The outputs for a batch of inputs, which is neither copied nor changed."""
+
+
+class Engine(ABC):
+    """Exports and opens models. Subclasses are frozen dataclasses without state; packages are imported when needed."""
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    """Of the files that it opens."""
+    extra: ClassVar[str | None]
+    """The optional extra that brings its packages."""
+
+    @abstractmethod
+    def export(self, model: nn.Module, example: Example, path: Path) -> None:
+        """Write ``model``, in evaluation mode, as a file that :meth:`open` takes, whole or not at all.
+
+        The batch, the first dimension of every input, may be of any size where the model allows it.
+        """
+
+    @abstractmethod
+    def open(self, path: Path, settings: Settings) -> Runner:
+        """Raises ``EngineError`` for a file or settings that it cannot take."""
+
+    @abstractmethod
+    def version(self) -> str:
+        """The version of the engine's package."""
+
+
+def needed(package: str, extra: str) -> ModuleType:
+    """Import an optional package; ``EngineError`` that names the extra where it is missing."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise EngineError(
+            f"{package} is not installed ({error}); pip install 'featherweight[{extra}]' brings it"
+        ) from error
+
+
+def arrays_of(batch: Batch | Example) -> list["np.ndarray[Any, Any]"]:
+    """The tensors that a model takes, as arrays and in order."""
+    if isinstance(batch, Example):
+        args, kwargs = batch.args, batch.kwargs
+    else:
+        captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        call(lambda *args, **kwargs: captured.append((args, kwargs)), batch)
+        args, kwargs = captured[0]
+    return [x.detach().cpu().numpy() for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
