@@ -118,7 +118,10 @@ class Task:
     calibration   inputs for metrics and ranges; ``None`` takes ``train``
     loss          ``loss(outputs, batch) -> scalar``
     evaluate      ``evaluate(model) -> float`` in place of ``evaluation`` and ``selection``, higher is better
-    unseen        whether the model has never seen ``evaluation``; where it has, reports warn
+    chosen        a bool mask ``[samples]`` over the samples of ``evaluation``, in their order: true where ``selection``
+                  shares the sample. Reports then give the quality on the rest, the honest figure, and on all, for
+                  comparison with the literature; ``None`` where selection and evaluation share nothing
+    unseen        whether the model has never seen ``evaluation`` and ``selection``; where it has, reports warn
     number        identifies a built-in task in a file; ``None`` for a user's
     source        where a user's task came from, ``file.py:function``
 
@@ -136,6 +139,7 @@ class Task:
     loss: Callable[[Any, Batch], Tensor] | None = None
     quality: Quality = ACCURACY
     evaluate: Callable[[nn.Module], float] | None = None
+    chosen: Callable[[], Tensor] | None = None
     unseen: bool = True
     number: int | None = None
     source: str | None = None

@@ -14,7 +14,10 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "mnist-lenet300": mnist.mnist_lenet300,
     "mnist-lenet5": mnist.mnist_lenet5,
     "fashion-lenet5": mnist.fashion_lenet5,
-    "cifar10-resnet20": cifar.task,
+    "cifar10-resnet20": cifar.resnet20,
+    "cifar10-resnet32": cifar.resnet32,
+    "cifar10-resnet44": cifar.resnet44,
+    "cifar10-resnet56": cifar.resnet56,
 }
 """All built-in tasks by name. Making one is cheap: data is read when the task's functions are called."""
 
