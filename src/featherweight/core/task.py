@@ -11,19 +11,16 @@ from torch import Tensor, nn
 from featherweight.core.errors import TaskError
 
 Batch = Any
-"""``(inputs, targets)``, a mapping of keyword arguments, or one tensor of inputs."""
+"""``(inputs, targets)``, or inputs alone: one tensor, or a mapping of keyword arguments."""
 
 Data = Iterable[Batch]
 """Batches that can be iterated again and again: a ``DataLoader``, a list, :class:`featherweight.tasks.data.Tensors`."""
 
 
 def call(model: Callable[..., Any], batch: Batch) -> Any:
-    """Run the model on a batch: a mapping gives keyword arguments, a pair gives its first part, a tensor itself."""
-    if isinstance(batch, dict):
-        return model(**batch)
-    if isinstance(batch, tuple | list):
-        return model(batch[0])
-    return model(batch)
+    """Run the model on a batch, or on the first part of a pair: a mapping gives keyword arguments, a tensor itself."""
+    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
