@@ -1,5 +1,6 @@
 """The main call: a task, or a bare model, in; a result out."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -9,12 +10,12 @@ from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import BudgetError, TaskError
+from featherweight.core.errors import BudgetError, SeenDataWarning, TaskError
 from featherweight.core.stage import Budget, Recipe
 from featherweight.core.task import Batch, Data, Example, Task
 from featherweight.result import Result, compare
 from featherweight.run import run
-from featherweight.search.budget import Effort, Tell, search
+from featherweight.search.budget import Effort, Tell, doubt_of_drop, search
 from featherweight.training.loop import Watch
 
 EFFORT = Effort()
@@ -46,12 +47,16 @@ def compress(
     drop is how far the outputs move, in per cent of their norm; without data the weights alone decide.
 
     The model is never changed. ``checkpoint`` is a folder from which a killed run with a recipe goes on. ``watch`` is
-    told of every training step, ``tell`` of every trial of a search.
+    told of every training step, ``tell`` of every trial of a search. A ``SeenDataWarning`` is given where a task has no
+    data that ``budget.drop`` could honestly be judged on.
     """
     if isinstance(subject, Task):
         if any(each is not None for each in (example, calibration, evaluate, train, loss)):
             raise TaskError("a Task holds its own data: give example, calibration, evaluate, train and loss there")
         task, model = subject, subject.model()
+        doubt = doubt_of_drop(task) if recipe is None and budget is not None and budget.drop is not None else None
+        if doubt is not None:
+            warnings.warn(doubt, SeenDataWarning, stacklevel=2)
     else:
         task, model = bare_task(subject, example, calibration, evaluate, train, loss), subject
     if recipe is None:
@@ -64,7 +69,7 @@ def compress(
     else:
         folder = Path(checkpoint) if checkpoint is not None else None
         student, coverage = run(model, task, recipe, folder=folder, watch=watch)
-    result = Result(student, task, recipe, coverage, compare(task, model, student))
+    result = Result(student, task, recipe, coverage, *compare(task, model, student))
     if budget is not None and budget.size is not None and result.size > budget.size:
         raise BudgetError(f"the file takes {result.size} bytes, over the limit of {budget.size}; loosen one of them")
     return result

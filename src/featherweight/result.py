@@ -7,15 +7,16 @@ from os import PathLike
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
+from featherweight.core.errors import TaskError
 from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
-from featherweight.core.task import Task, scores
+from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
 from featherweight.file import Claims
 from featherweight.run import Coverage
@@ -38,13 +39,17 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The outcome of one compression. ``claims`` were measured on the task's evaluation data."""
+    """The outcome of one compression. ``claims`` were measured on the task's evaluation data.
+
+    ``rest`` is the same on the samples that no choice was made on; ``None`` where these are all of them.
+    """
 
     student: Compressed
     task: Task
     recipe: Recipe
     coverage: tuple[Coverage, ...]
     claims: Claims | None
+    rest: Claims | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -53,13 +58,7 @@ class Result:
 
     def encode(self) -> bytes:
         """The bytes that :meth:`save` writes."""
-        return file.encode(
-            self.student,
-            number=self.task.number,
-            claims=self.claims,
-            task=self.task.source or self.task.name,
-            recipe=self.recipe.name,
-        )
+        return encode(self.student, self.task, self.recipe, self.claims)
 
     @property
     def size(self) -> int:
@@ -86,6 +85,16 @@ class Result:
 
     def operations(self) -> Operations:
         return operations(self.student.base, self.task.example())
+
+
+def encode(student: Compressed, task: Task, recipe: Recipe, claims: Claims | None) -> bytes:
+    """The bytes of a file of this task.
+
+    A file that names a built-in task by its number counts samples that are right or wrong. Scores that are no counts
+    are real numbers, which only a file that names its tensors itself can hold.
+    """
+    number = task.number if task.quality.counts else None
+    return file.encode(student, number=number, claims=claims, task=task.source or task.name, recipe=recipe.name)
 
 
 def lines(codes: Mapping[str, Code]) -> list[Line]:
@@ -117,13 +126,38 @@ def dense_size(model: nn.Module) -> int:
     return sum(state[name].numel() * state[name].element_size() for name in sizes)
 
 
-def compare(task: Task, parent: nn.Module, student: nn.Module) -> Claims | None:
-    """Both models' scores on the evaluation data, sample by sample; ``None`` without such data."""
+def compare(task: Task, parent: nn.Module, student: nn.Module) -> tuple[Claims | None, Claims | None]:
+    """Both models on the evaluation data, sample by sample, each run once: on all samples, and on the rest.
+
+    The rest are the samples that the task's selection data does not share; ``None`` where that is all of them. Both are
+    ``None`` without evaluation data.
+    """
     if task.evaluation is None:
-        return None
+        return None, None
     ours, theirs = scores(student, task.evaluation(), task.quality), scores(parent, task.evaluation(), task.quality)
-    better = theirs > ours if task.quality.higher_is_better else theirs < ours
+    rest = _rest(task, len(ours))
+    held_out = None if rest is None else _claims(ours[rest], theirs[rest], task.quality)
+    return _claims(ours, theirs, task.quality), held_out
+
+
+def _claims(ours: Tensor, theirs: Tensor, quality: Quality) -> Claims:
+    better = theirs > ours if quality.higher_is_better else theirs < ours
     return Claims(len(ours), float(ours.double().sum()), float(theirs.double().sum()), int(better.sum()))
+
+
+def _rest(task: Task, samples: int) -> Tensor | None:
+    """The evaluation samples that no choice was made on, as a mask; ``None`` where these are all of them."""
+    if task.chosen is None:
+        return None
+    chosen = task.chosen().cpu()
+    if chosen.dtype != torch.bool or chosen.shape != (samples,):
+        raise TaskError(
+            f"task {task.name!r}: `chosen` gives {chosen.dtype} of shape {list(chosen.shape)}; it has to be a bool "
+            f"mask over the {samples} samples of `evaluation`"
+        )
+    if chosen.all():
+        raise TaskError(f"task {task.name!r}: selection has every evaluation sample, so no quality is an honest one")
+    return ~chosen if chosen.any() else None
 
 
 def mcnemar(claims: Claims) -> float:
@@ -143,8 +177,16 @@ def mcnemar(claims: Claims) -> float:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Quality on a part of the evaluation samples."""
+
+    samples: int
+    value: float
+
+
+@dataclass(frozen=True)
 class Measured:
-    """A file's model, measured now."""
+    """A file's model, measured now. ``rest``: on the samples that no choice was made on, where these are not all."""
 
     metric: str
     unit: str
@@ -157,6 +199,7 @@ class Measured:
     macs_dense: int
     weight_bits: int
     activation_bits: int
+    rest: Share | None = None
 
 
 @dataclass(frozen=True)
@@ -193,13 +236,13 @@ def _agree(claims: Claims, measured: Measured, task: Task) -> bool:
 
 def measure_student(student: Compressed, task: Task) -> Measured:
     found = scores(student.base, task.evaluation(), task.quality) if task.evaluation else torch.zeros(0)
-    mean = found.double().mean().item() if len(found) else float("nan")
+    rest = _rest(task, len(found)) if task.evaluation else None
     count = operations(student.base, task.example())
     weights = [code.bits for name, code in student.codes.items() if len(code.shape) > 1]
     return Measured(
         metric=task.quality.name,
         unit=task.quality.unit,
-        value=task.quality.value(mean),
+        value=_value(found, task.quality),
         samples=len(found),
         total=float(found.double().sum()),
         parameters=count.parameters,
@@ -208,7 +251,13 @@ def measure_student(student: Compressed, task: Task) -> Measured:
         macs_dense=count.macs_dense,
         weight_bits=max(weights, default=32),
         activation_bits=32,
+        rest=None if rest is None else Share(int(rest.sum()), _value(found[rest], task.quality)),
     )
+
+
+def _value(found: Tensor, quality: Quality) -> float:
+    """The quality that these scores make; not a number where there are none."""
+    return quality.value(found.double().mean().item() if len(found) else float("nan"))
 
 
 def worst(coverage: Sequence[Coverage], count: int = 5) -> list[tuple[str, float]]:

@@ -71,6 +71,30 @@ def test_a_shortcut_takes_every_second_pixel_and_pads_channels_on_both_sides() -
     assert short[:, :2].eq(0).all() and short[:, 6:].eq(0).all()
 
 
+def test_other_widths_and_offsets_of_a_cut_network() -> None:
+    """Names stay; a network cut by hand to other widths is that network."""
+    model = ResNetCifar(20, (12, 20, 24), (3, 1))
+    assert set(model.state_dict()) == set(ResNetCifar(20).state_dict())
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    maps = torch.randn(2, 12, 8, 8)
+    short = model.get_submodule("layer2.0.shortcut")(maps)
+    assert short.shape == (2, 20, 4, 4) and torch.equal(short[:, 3:15], maps[:, :, ::2, ::2])
+    usual, given = ResNetCifar(20), ResNetCifar(20, (16, 32, 64), (8, 16))
+    given.load_state_dict(usual.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(usual.eval()(images), given.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("widths", "offsets"), [((16, 8, 64), None), ((0, 16, 32), None), ((16, 32, 64), (17, 0)), ((16, 32, 64), (0, -1))]
+)
+def test_impossible_widths_and_offsets_are_refused(
+    widths: tuple[int, int, int], offsets: tuple[int, int] | None
+) -> None:
+    with pytest.raises(SchemeError, match="stage"):
+        ResNetCifar(20, widths, offsets)
+
+
 def test_published_weights_load_strictly_at_both_depths() -> None:
     folder = Path(os.environ.get("FEATHERWEIGHT_DATA", "")) / "weights"
     for depth, name in ((20, "resnet20-12fca82f.th"), (56, "resnet56-4bfd9763.th")):

@@ -46,6 +46,15 @@ def bare():
 def broken():
     return Task("broken", architecture=Net, model=lambda: 1 / 0, example=lambda: Example((torch.zeros(1, 32),)))
 
+def shared():
+    """Selection has every fifth sample of the evaluation."""
+    inputs, targets = data()[0]
+    return Task(
+        "shared", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)),
+        evaluation=data, selection=lambda: [(inputs[::5], targets[::5])], calibration=data,
+        chosen=lambda: torch.arange(50) % 5 == 0,
+    )
+
 def task():
     return Task(
         name="mine", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)),

@@ -53,6 +53,36 @@ def test_what_was_seen_and_left_alone_is_said(user_task: str, tmp_path: Path) ->
     assert f"written to {tmp_path / 'mine.fwt'}" in ran.out
 
 
+def test_a_limit_on_the_drop_that_nothing_honest_judges_is_doubted(user_task: str, tmp_path: Path) -> None:
+    out = ("-o", tmp_path / "x.fwt", "--trials", 1)
+    ran = run("compress", user_task, "--max-drop", 100, *out)
+    assert ran.code == 0 and ran.err.startswith("warning: the model of task 'mine' has seen its selection data")
+    ran = run("compress", user_task.replace(":task", ":bare"), "--max-drop", 100, *out, "--force")
+    assert ran.code == 0 and ran.err.startswith("warning: task 'bare' has no selection data")
+    ran = run("compress", user_task.replace(":task", ":judged"), "--max-drop", 100, *out, "--force")
+    assert ran.code == 0 and "warning" not in ran.err
+    ran = run("compress", user_task, "--max-size", "30kB", *out, "--force")
+    assert ran.code == 0 and "warning" not in ran.err  # only the size is limited
+    assert "warning: the model of task" in run("compress", user_task, "--max-drop", 1, "--dry-run").out
+
+
+def test_quality_is_told_on_the_samples_that_no_choice_was_made_on(user_task: str, tmp_path: Path) -> None:
+    shared, path = user_task.replace(":task", ":shared"), tmp_path / "shared.fwt"
+    ran = run("compress", shared, "--max-size", "2kB", "--trials", 3, "-o", path, "--json")
+    assert ran.code == 0, ran.err
+    told = ran.json
+    assert told["quality"]["samples"] == 50 and told["quality_rest"]["samples"] == 40
+    lost, won = (told["quality_rest"][name] for name in ("lost", "won"))
+    assert (lost - won) / 40 * 100 == pytest.approx(told["quality_rest"]["drop"])
+    text = run("compress", shared, "--max-size", "2kB", "--trials", 3, "-o", path, "--force").out
+    rest, whole = text.index("on 40 samples of evaluation data that no choice was made on"), text.index("on 50 samples")
+    assert rest < whole  # the honest figure first
+    (found,) = run("verify", path, "--task", shared, "--json").json
+    assert found["ok"] and found["claimed"]["samples"] == found["measured"]["samples"] == 50
+    assert found["measured"]["rest"] == {"samples": 40, "value": pytest.approx(told["quality_rest"]["after"])}
+    assert "of 40" in run("verify", path, "--task", shared).out
+
+
 def test_nothing_is_told_that_was_not_measured(user_task: str, tmp_path: Path) -> None:
     """A task with ``evaluate`` has no samples and no pairs; one without any data has no quality at all."""
     judged, bare = (user_task.replace(":task", name) for name in (":judged", ":bare"))
@@ -220,6 +250,7 @@ def test_ctrl_c_in_the_middle_of_a_search(user_task: str, tmp_path: Path) -> Non
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout is not None and process.stderr is not None
     try:
+        assert "has seen its selection data" in process.stderr.readline()
         assert process.stderr.readline().startswith("trial 1 of at most 99999")
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)

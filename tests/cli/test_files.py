@@ -17,7 +17,7 @@ from .commands import run
 
 MEASURED = {
     "metric", "value", "samples", "parameters", "nonzero", "macs", "macs_dense", "weight_bits", "activation_bits",
-    "accuracy", "error",
+    "rest", "accuracy", "error",
 }  # fmt: skip
 
 
@@ -30,6 +30,7 @@ def test_verify_gives_an_array_with_an_object_a_file(digits_file: Path) -> None:
     assert found["ok"] is True and set(found["measured"]) == MEASURED
     measured, claimed = found["measured"], found["claimed"]
     assert set(claimed) == {"metric", "value", "samples", "parent", "lost", "won", "p_value"}
+    assert measured["rest"] is None  # selection and evaluation share no digit
     assert measured["metric"] == claimed["metric"] == "accuracy" and measured["samples"] == claimed["samples"] == 599
     assert measured["accuracy"] == measured["value"] == pytest.approx(claimed["value"], abs=0.2)
     assert measured["accuracy"] + measured["error"] == pytest.approx(100)

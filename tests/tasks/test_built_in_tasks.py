@@ -10,7 +10,7 @@ import torch
 
 from featherweight.core.errors import SelectionError
 from featherweight.core.task import Task, measure, scores
-from featherweight.tasks import BUILT_IN, Tensors, by_number, find, mnist
+from featherweight.tasks import BUILT_IN, Tensors, by_number, cifar, find, mnist
 
 REAL = Path(os.environ.get("FEATHERWEIGHT_DATA", ""))
 MNIST_TASKS = ["mnist-lenet300", "mnist-lenet5", "fashion-lenet5"]
@@ -20,6 +20,7 @@ NEEDS = {
     "mnist-lenet5": "MNIST/raw",
     "fashion-lenet5": "FashionMNIST/raw",
     "cifar10-resnet20": "cifar-10-batches-py",
+    "cifar10-resnet56": "cifar-10-batches-py",
 }
 
 
@@ -55,6 +56,9 @@ def test_names_and_numbers_are_those_of_the_table() -> None:
         "mnist-lenet5": 3,
         "fashion-lenet5": 4,
         "cifar10-resnet20": 5,
+        "cifar10-resnet32": 6,
+        "cifar10-resnet44": 7,
+        "cifar10-resnet56": 8,
     }
     for name, make in BUILT_IN.items():
         task = make()
@@ -71,7 +75,7 @@ def test_tasks_are_made_without_reading_data() -> None:
     """Nor is scikit-learn imported, which takes a second."""
     code = (
         "import sys, featherweight.tasks as tasks\n"
-        "for number in range(1, 6):\n"
+        "for number in range(1, 9):\n"
         "    task = tasks.by_number(number)\n"
         "    task.example().run(task.architecture())\n"
         "assert 'sklearn' not in sys.modules\n"
@@ -134,18 +138,34 @@ def test_the_trained_baselines_of_mnist(name: str, error: float) -> None:
     assert 100 - measure(task.model(), part(task, "evaluation"), task.quality) <= error
 
 
-def test_the_published_resnet20_scores_as_published() -> None:
-    task = real("cifar10-resnet20")
-    if not (REAL / "weights").is_dir():
-        pytest.skip("weights is not in FEATHERWEIGHT_DATA")
+@pytest.mark.parametrize(("depth", "count"), [(20, 9_173), (56, 9_339)])
+def test_the_published_resnets_score_as_published(depth: int, count: int) -> None:
+    task = real(f"cifar10-resnet{depth}")
+    if not (REAL / "weights" / cifar.WEIGHTS[depth]).exists():
+        pytest.skip(f"weights/{cifar.WEIGHTS[depth]} is not in FEATHERWEIGHT_DATA")
     right = scores(task.model(), part(task, "evaluation"), task.quality)
-    assert (len(right), right.sum().item()) == (10_000, 9_173)
+    assert (len(right), right.sum().item()) == (10_000, count)
 
 
 def test_cifar_training_images_are_cropped_and_mirrored() -> None:
     train = part(real("cifar10-resnet20"), "train")
-    assert train.samples == 45_000 and part(real("cifar10-resnet20"), "selection").samples == 5_000
+    assert train.samples == 50_000
     inputs, targets = next(iter(train))
     assert inputs.shape == (128, 3, 32, 32) and targets.shape == (128,)
     black = train.inputs.amin(dim=(0, 2, 3))
     torch.testing.assert_close(inputs.amin(dim=(0, 2, 3)), black)  # what a crop brings in is black
+    calibration = part(real("cifar10-resnet20"), "calibration")
+    assert calibration.samples == 2_048 and not calibration.shuffle and calibration.augment is None
+    assert torch.equal(calibration.inputs, train.inputs[:2_048])
+
+
+def test_cifar_chooses_on_test_images_that_are_known() -> None:
+    """The mask is frozen: with another one, figures of different versions could not be compared."""
+    chosen = cifar.chosen()
+    assert chosen.shape == (10_000,) and chosen.sum() == 2_000
+    assert chosen.nonzero().flatten()[:5].tolist() == [9, 15, 18, 23, 31] and int(chosen.nonzero().sum()) == 10125536
+    task = real("cifar10-resnet20")
+    selection, evaluation = part(task, "selection"), part(task, "evaluation")
+    assert evaluation.samples == 10_000
+    assert torch.equal(selection.inputs, evaluation.inputs[chosen])
+    assert torch.equal(selection.targets, evaluation.targets[chosen])

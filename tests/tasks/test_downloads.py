@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from featherweight.architectures import ResNetCifar
 from featherweight.core.errors import DataError
 from featherweight.tasks import cifar, mnist
 from featherweight.tasks.download import Published, fetch, write_atomically
@@ -194,10 +196,25 @@ def test_a_damaged_archive_is_told(cifar_web: Web, tmp_path: Path) -> None:
 
 def test_missing_or_damaged_weights_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
-    with pytest.raises(DataError) as caught:
-        cifar.task().model()
-    for part in ("resnet20-12fca82f.th", str(tmp_path / "weights"), "FEATHERWEIGHT_DATA"):
-        assert part in str(caught.value)
-    write_atomically(tmp_path / "weights" / cifar.WEIGHTS, b"damaged")
+    for make, name, count in (
+        (cifar.resnet20, "resnet20-12fca82f.th", "269,722"),
+        (cifar.resnet32, "resnet32-d509ac18.th", "464,154"),
+        (cifar.resnet44, "resnet44-014dd654.th", "658,586"),
+        (cifar.resnet56, "resnet56-4bfd9763.th", "853,018"),
+    ):
+        with pytest.raises(DataError) as caught:
+            make().model()
+        for part in (name, count, str(tmp_path / "weights"), "FEATHERWEIGHT_DATA"):
+            assert part in str(caught.value)
+    write_atomically(tmp_path / "weights" / cifar.WEIGHTS[20], b"damaged")
     with pytest.raises(DataError, match="not the published file"):
-        cifar.task().model()
+        cifar.resnet20().model()
+
+
+def test_weights_of_another_depth_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
+    saved = io.BytesIO()
+    torch.save({"state_dict": ResNetCifar(8).state_dict()}, saved)
+    write_atomically(tmp_path / "weights" / cifar.WEIGHTS[32], saved.getvalue())
+    with pytest.raises(DataError, match="not the published file"):
+        cifar.resnet32().model()

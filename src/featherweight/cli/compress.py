@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featherweight.cli.guard import AsJson, Debug
-from featherweight.cli.output import emit, show
+from featherweight.cli.output import emit, show, warnings_said
 from featherweight.cli.places import check_checkpoint, check_output
 from featherweight.cli.sizes import parse_size
 
@@ -105,9 +105,10 @@ def carry_out(
     """Compress with progress on stderr; the original model, built once, comes along."""
     from featherweight.cli.progress import Bars
     from featherweight.compression import compress as run
+    from featherweight.core.errors import SeenDataWarning
 
     parent = task.model()
-    with Bars(task, effort.trials) as bars:
+    with warnings_said(SeenDataWarning), Bars(task, effort.trials) as bars:
         result = run(
             replace(task, model=lambda: parent),
             recipe,

@@ -3,7 +3,10 @@
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -53,3 +56,27 @@ def show(*parts: "RenderableType") -> None:
 def say(text: str) -> None:
     """A line on stderr."""
     print(printable(text), file=sys.stderr)
+
+
+@contextmanager
+def warnings_said(ours: type[Warning]) -> Iterator[None]:
+    """Warnings of our own as lines on stderr, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ours)
+        shown = warnings.showwarning
+
+        def show_warning(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, ours):
+                say(f"warning: {message}")
+            else:
+                shown(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show_warning
+        yield

@@ -56,6 +56,10 @@ class FormatError(FeatherweightError):
     """The bytes are not a whole, valid ``.fwt`` file for this model."""
 
 
+class SeenDataWarning(UserWarning):
+    """A limit on the loss of quality is judged on data that says too little of new data. No error: the run goes on."""
+
+
 @contextmanager
 def naming(what: str) -> Iterator[None]:
     """Put ``what`` in front of any of our errors raised inside, keeping its class."""

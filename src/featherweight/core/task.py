@@ -11,19 +11,16 @@ from torch import Tensor, nn
 from featherweight.core.errors import TaskError
 
 Batch = Any
-"""``(inputs, targets)``, a mapping of keyword arguments, or one tensor of inputs."""
+"""``(inputs, targets)``, or inputs alone: one tensor, or a mapping of keyword arguments."""
 
 Data = Iterable[Batch]
 """Batches that can be iterated again and again: a ``DataLoader``, a list, :class:`featherweight.tasks.data.Tensors`."""
 
 
 def call(model: Callable[..., Any], batch: Batch) -> Any:
-    """Run the model on a batch: a mapping gives keyword arguments, a pair gives its first part, a tensor itself."""
-    if isinstance(batch, dict):
-        return model(**batch)
-    if isinstance(batch, tuple | list):
-        return model(batch[0])
-    return model(batch)
+    """Run the model on a batch, or on the first part of a pair: a mapping gives keyword arguments, a tensor itself."""
+    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
@@ -118,7 +115,10 @@ class Task:
     calibration   inputs for metrics and ranges; ``None`` takes ``train``
     loss          ``loss(outputs, batch) -> scalar``
     evaluate      ``evaluate(model) -> float`` in place of ``evaluation`` and ``selection``, higher is better
-    unseen        whether the model has never seen ``evaluation``; where it has, reports warn
+    chosen        a bool mask ``[samples]`` over the samples of ``evaluation``, in their order: true where ``selection``
+                  shares the sample. Reports then give the quality on the rest, the honest figure, and on all, for
+                  comparison with the literature; ``None`` where selection and evaluation share nothing
+    unseen        whether the model has never seen ``evaluation`` and ``selection``; where it has, reports warn
     number        identifies a built-in task in a file; ``None`` for a user's
     source        where a user's task came from, ``file.py:function``
 
@@ -136,6 +136,7 @@ class Task:
     loss: Callable[[Any, Batch], Tensor] | None = None
     quality: Quality = ACCURACY
     evaluate: Callable[[nn.Module], float] | None = None
+    chosen: Callable[[], Tensor] | None = None
     unseen: bool = True
     number: int | None = None
     source: str | None = None

@@ -14,7 +14,7 @@ from featherweight.core.task import Task
 from featherweight.report import figures
 from featherweight.report.brief import brief
 from featherweight.search.allocation import candidates
-from featherweight.search.budget import Effort
+from featherweight.search.budget import Effort, doubt_of_drop
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class SearchOutlook:
     judged_on: str
     unit: str
     trains: bool
+    doubt: str | None
 
 
 def search_outlook(task: Task, model: nn.Module, budget: Budget, effort: Effort) -> SearchOutlook:
     weights = {name: tuple(p.shape) for name, p in select(model, WEIGHTS).items() if p.is_floating_point()}
     trains = task.train is not None and task.loss is not None
-    return SearchOutlook(weights, tuple(candidates()), budget, effort, judged_on(task), drop_unit(task), trains)
+    doubt = doubt_of_drop(task) if budget.drop is not None else None
+    return SearchOutlook(weights, tuple(candidates()), budget, effort, judged_on(task), drop_unit(task), trains, doubt)
 
 
 def judged_on(task: Task) -> str:
@@ -57,6 +59,8 @@ def search_lines(ahead: SearchOutlook) -> Iterator[str]:
     if ahead.budget.drop is not None:
         limits.append(f"a drop of at most {ahead.budget.drop:g} {ahead.unit}".rstrip())
     yield f"search within {' and '.join(limits)}; the drop is judged on {ahead.judged_on}"
+    if ahead.doubt is not None:
+        yield f"warning: {ahead.doubt}"
     yield f"at most {ahead.effort.trials} trials, {_learning(ahead)}"
     yield f"for each of {len(ahead.tensors)} tensors, one of {len(ahead.schemes)} schemes by rate and distortion:"
     yield from (f"     {name} {list(shape)}" for name, shape in ahead.tensors.items())
@@ -78,6 +82,7 @@ def search_record(ahead: SearchOutlook) -> dict[str, Any]:
         "max_size": ahead.budget.size,
         "max_drop": ahead.budget.drop,
         "judged_on": ahead.judged_on,
+        "warning": ahead.doubt,
         "trials": ahead.effort.trials,
         "epochs": ahead.effort.epochs if ahead.trains else 0,
         "tensors": {name: list(shape) for name, shape in ahead.tensors.items()},

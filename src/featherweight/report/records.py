@@ -21,7 +21,10 @@ def verified_record(verified: Verified) -> dict[str, Any]:
 
 
 def measured_record(verified: Verified) -> dict[str, Any]:
-    """``weight_bits`` is the widest symbol of a weight; for accuracy, it and the error are in per cent."""
+    """``weight_bits`` is the widest symbol of a weight; for accuracy, it and the error are in per cent.
+
+    ``rest`` has the quality on the samples that no choice was made on; null where these are all of them.
+    """
     found = verified.measured
     record: dict[str, Any] = {
         "metric": found.metric,
@@ -33,6 +36,7 @@ def measured_record(verified: Verified) -> dict[str, Any]:
         "macs_dense": found.macs_dense,
         "weight_bits": found.weight_bits,
         "activation_bits": found.activation_bits,
+        "rest": None if found.rest is None else {"value": found.rest.value, "samples": found.rest.samples},
     }
     if pairs(verified.task.quality):
         record |= {"accuracy": found.value, "error": 100.0 - found.value}

@@ -30,11 +30,14 @@ class Standing:
 
 @dataclass(frozen=True)
 class Summary:
+    """``standing`` is on all evaluation data; ``rest`` on the samples that no choice was made on, if not all are."""
+
     task: str
     recipe: str
     bytes_before: int
     bytes_after: int
     standing: Standing | None
+    rest: Standing | None
     ledger: Ledger
     worst: Mapping[str, float]
     left_alone: Mapping[str, str]
@@ -52,6 +55,7 @@ class Summary:
             "bytes": self.bytes_after,
             "ratio": self.ratio,
             "quality": None if self.standing is None else asdict(self.standing),
+            "quality_rest": None if self.rest is None else asdict(self.rest),
             "unseen": self.unseen,
             **ledger_json(self.ledger),
             "worst": dict(self.worst),
@@ -71,6 +75,7 @@ def summarize(result: Result, parent: nn.Module, size: int) -> Summary:
         bytes_before=safetensors_size(parent),
         bytes_after=size,
         standing=standing(result, parent),
+        rest=None if result.rest is None else claimed(result.rest, result.task.quality),
         ledger=ledger(result.lines(), size),
         worst=dict(worst(result.coverage)),
         left_alone=left_alone(result),

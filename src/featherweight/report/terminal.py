@@ -11,9 +11,12 @@ from featherweight.file import Contents
 from featherweight.report import figures
 from featherweight.report.ledger import Ledger, ledger
 from featherweight.report.summary import Standing, Summary, claimed
-from featherweight.result import Verified, lines
+from featherweight.result import Measured, Verified, lines
 
 SEEN = "warning: the model has seen this evaluation data in training, so the quality is no forecast for new data"
+
+
+REST = "no choice was made on"
 
 
 def summary(told: Summary, most: int = 40) -> Iterator[RenderableType]:
@@ -21,6 +24,9 @@ def summary(told: Summary, most: int = 40) -> Iterator[RenderableType]:
     yield f"{told.task}, recipe {told.recipe}"
     yield f"before  {figures.size(told.bytes_before)}, as safetensors"
     yield f"after   {figures.size(told.bytes_after)}, {told.ratio:.2f} times smaller"
+    if told.rest is not None:
+        yield from standing(told.rest, f"evaluation data that {REST}")
+        yield "on all of it, for comparison with the literature:"
     yield from standing(told.standing)
     if not told.unseen:
         yield SEEN
@@ -30,12 +36,12 @@ def summary(told: Summary, most: int = 40) -> Iterator[RenderableType]:
     yield from left_alone(told.left_alone)
 
 
-def standing(found: Standing | None) -> Iterator[str]:
+def standing(found: Standing | None, where: str = "evaluation data") -> Iterator[str]:
     if found is None:
         yield "quality was not measured: the task has no evaluation data and no evaluate()"
         return
     before, after = (figures.quality(value, found.unit) for value in (found.before, found.after))
-    samples = "" if found.samples is None else f" on {found.samples:,} samples of evaluation data"
+    samples = "" if found.samples is None else f" on {found.samples:,} samples of {where}"
     change = figures.difference(-found.drop, found.unit)
     yield f"{found.metric}  {before} before, {after} after ({change}){samples}"
     if found.lost is not None and found.won is not None and found.p_value is not None:
@@ -106,9 +112,10 @@ def _claims(found: Contents, quality: Quality | None) -> Iterator[str]:
 
 
 def verified(results: Sequence[Verified]) -> Table:
-    """A row a file: what it claims, what it measures."""
+    """A row a file: what it claims, what it measures; and on the samples that no choice was made on, if some were."""
     table = _table("file", "task")
-    for column in ("bytes", "claimed", "measured", "samples", "nonzero", "MACs"):
+    parts = any(each.measured.rest is not None for each in results)
+    for column in ("bytes", "claimed", "measured", "samples", *([REST] if parts else []), "nonzero", "MACs"):
         table.add_column(column, justify="right")
     table.add_column("")
     for each in results:
@@ -123,11 +130,18 @@ def verified(results: Sequence[Verified]) -> Table:
             said,
             figures.quality(found.value, found.unit) if found.samples else "not measured",
             f"{found.samples:,}",
+            *([_rest(found)] if parts else []),
             figures.share(found.nonzero / max(found.parameters, 1)),
             f"{found.macs:,}",
             "ok" if each.ok else "NOT OK",
         )
     return table
+
+
+def _rest(found: Measured) -> str:
+    if found.rest is None:
+        return "all"
+    return f"{figures.quality(found.rest.value, found.unit)} of {found.rest.samples:,}"
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -18,6 +18,7 @@ from featherweight.core.site import WEIGHTS, Sites, parameters, select
 from featherweight.core.stage import Budget, Cubic, Learn, MagnitudeRule, MetricRule, Objective, Recipe, Stage, Training
 from featherweight.core.task import ACCURACY, Data, Task, call, device_of, evaluating, measure, moved, tensors_of
 from featherweight.metrics.diagonal import Curvature
+from featherweight.result import encode
 from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
@@ -190,8 +191,7 @@ class _Tries:
         recipe = self.recipe(chosen)
         student, coverage = run(self.model, self.task, recipe, watch=self.watch)
         claims = WIDEST if self.task.evaluation is not None else None
-        named = self.task.source or self.task.name
-        size = len(file.encode(student, number=self.task.number, claims=claims, task=named, recipe=recipe.name))
+        size = len(encode(student, self.task, recipe, claims))
         drop = self.before - standing(student, self.original, self.task)
         trial = Trial(recipe, student, coverage, size, drop)
         if self.tell is not None:
@@ -227,6 +227,24 @@ class _Tries:
             finer = replace(training, epochs=max(1, training.epochs // 2), lr=training.lr / 3, seed=training.seed + 1)
             stages.append(Stage("share", shared, training=finer, objective=self.objective))
         return Recipe(NAME, (*stages, *last))
+
+
+def doubt_of_drop(task: Task) -> str | None:
+    """Why a drop that a search measures on this task says little of new data; ``None`` where nothing speaks against it.
+
+    A model is better on data that it has learned from, and minds compression less there.
+    """
+    if task.selection is None and task.evaluate is None:
+        return (
+            f"task {task.name!r} has no selection data: the limit on the drop is held against how far the outputs move "
+            "on calibration data, which is no loss of quality. Give `selection`, data that the model has not seen"
+        )
+    if not task.unseen:
+        return (
+            f"the model of task {task.name!r} has seen its selection data in training: the drop on new data can be "
+            "larger than the limit. Give `selection` data that it has not seen"
+        )
+    return None
 
 
 def _blind(task: Task) -> bool:

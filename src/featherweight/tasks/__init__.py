@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.core.task import Task
-from featherweight.tasks import cifar, digits, mnist
+from featherweight.tasks import cifar, digits, imagenet, minilm, mnist
 from featherweight.tasks.data import Tensors, data_folder
 from featherweight.tasks.user import load_task
 
@@ -14,7 +14,12 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "mnist-lenet300": mnist.mnist_lenet300,
     "mnist-lenet5": mnist.mnist_lenet5,
     "fashion-lenet5": mnist.fashion_lenet5,
-    "cifar10-resnet20": cifar.task,
+    "cifar10-resnet20": cifar.resnet20,
+    "cifar10-resnet32": cifar.resnet32,
+    "cifar10-resnet44": cifar.resnet44,
+    "cifar10-resnet56": cifar.resnet56,
+    "imagenet-lite0": imagenet.task,
+    "minilm": minilm.task,
 }
 """All built-in tasks by name. Making one is cheap: data is read when the task's functions are called."""
 
