@@ -10,11 +10,12 @@ goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt`` meas
 import argparse
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import featherweight as fw
 from featherweight.core.stage import Cubic, Learn, Recipe, Stage, Training
-from featherweight.papers import deep_compression
+from featherweight.papers import deep_compression, lsq
 from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
@@ -54,6 +55,8 @@ MADE = {
     "deep-compression-lenet300": ("mnist-lenet300", deep_compression.recipe),
     "deep-compression-lenet5": ("mnist-lenet5", deep_compression.recipe),
     "lenet5-small": ("mnist-lenet5", lenet5_small),
+    "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
+    "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=26)),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.learned import HalfWave
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
@@ -21,7 +22,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FeatherweightError, FormatError, naming
 from featherweight.core.site import parameters
-from featherweight.core.tap import Call, Function, Operator, Place, TapSite
+from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
@@ -43,7 +44,7 @@ KINDS: dict[int, type[Code]] = {
 EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
-FUNCTIONS: dict[str, type[Function]] = {each.identifier: each for each in (Quantizer, Sign)}
+FUNCTIONS: dict[str, type[StoredFunction]] = {each.identifier: each for each in (Quantizer, Sign, HalfWave)}
 """Name in a file -> class of what activations are sent through."""
 
 BUILT_IN, PLAIN, PACKED = 0, 1, 2
@@ -312,14 +313,14 @@ def _header(student: Compressed, number: int | None, claims: Claims | None, task
 
 def _taps_record(sites: Mapping[Place, Function]) -> list[Any]:
     """A row for each function: its name, its settings and its places."""
-    for place, function in sites.items():
-        if type(function) not in FUNCTIONS.values():
+    rows = []
+    for function in dict.fromkeys(sites.values()):
+        places = [place for place, other in sites.items() if other is function]
+        if not isinstance(function, StoredFunction) or type(function) not in FUNCTIONS.values():
             name = type(function).__name__
-            raise FormatError(f"{place} is sent through {name}, which a .fwt file cannot hold; settle it first")
-    return [
-        [each.identifier, each.to_json(), [_place_record(place) for place, other in sites.items() if other is each]]
-        for each in dict.fromkeys(sites.values())
-    ]
+            raise FormatError(f"{places[0]} is sent through {name}, which a .fwt file cannot hold; settle it first")
+        rows.append([function.identifier, function.to_json(), [_place_record(place) for place in places]])
+    return rows
 
 
 def _place_record(place: Place) -> list[Any]:

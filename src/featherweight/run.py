@@ -171,6 +171,7 @@ def _schemes(student: Compressed, task: Task, recipe: Recipe, at: Position) -> d
         if number < at.stage or at.epochs:
             _tap(student, task, stage)
         if number < at.stage:
+            student.settle_taps()
             schemes |= plan_stage(student.base, stage).sites
         elif at.epochs and stage.training is not None:
             each = loop.batches(task.train() if task.train else [])

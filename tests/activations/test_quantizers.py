@@ -124,7 +124,9 @@ def test_a_copy_has_taps_of_its_own() -> None:
 
 def test_no_such_module() -> None:
     model, student = tapped()
-    task = Task("two", Two, lambda: model, lambda: Example((torch.randn(1, 4),)), calibration=lambda: [torch.randn(1, 4)])
+    task = Task(
+        "two", Two, lambda: model, lambda: Example((torch.randn(1, 4),)), calibration=lambda: [torch.randn(1, 4)]
+    )
     with pytest.raises(SelectionError, match="third"):
         LearnedSteps(("third",)).taps(student, task)
 

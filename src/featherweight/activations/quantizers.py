@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.core.errors import FormatError, SchemeError
-from featherweight.core.tap import Function
+from featherweight.core.tap import StoredFunction
 
 
-class Quantizer(Function):
+class Quantizer(StoredFunction):
     """``x̂ = s · clamp(round(x / s), l, h)``: a scale ``s > 0``, ``2ᵇ`` integer levels ``l ≤ 0 ≤ h = l + 2ᵇ − 1``.
 
     Zero is always a level. What an engine stores is the unsigned integer ``round(x / s) − l``: the zero point is
@@ -112,7 +112,7 @@ def _(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
     return torch.empty_like(x)
 
 
-class Sign(Function):
+class Sign(StoredFunction):
     """``+1`` where ``x ≥ 0``, else ``−1``; backward: straight through where ``|x| ≤ 1``, else 0.
 
     Hubara et al. 2016, arXiv 1602.02830, section 1.3.

@@ -153,6 +153,7 @@ class Compressed(nn.Module):
             self._codes[name] = self._settled(name)
         self._learning.clear()
         self._fields.clear()
+        self.settle_taps()
         for name in self._names:
             code = self._codes.get(name)
             self._place(name, self.parameter(name).detach() if code is None else code.decode().detach())
@@ -187,12 +188,23 @@ class Compressed(nn.Module):
         given = {site.place: site.function for site in sites}
         if not given:
             return  # hooks would cost time, and keep torch from its fast paths
-        self._taps.functions |= given
-        self.taps = nn.ModuleList(dict.fromkeys(self._taps.functions.values()))
         if self._watcher is None:
             self._watcher = Watcher(self._taps, ())
             self._watcher.install(self.base)
-        self._watcher.watch(self._taps.functions)
+        self._send(self._taps.functions | given)
+
+    def settle_taps(self) -> None:
+        """Put what stays of each function in its place, now that learning has ended."""
+        kept = {each: each.settled() for each in dict.fromkeys(self._taps.functions.values())}
+        if any(after is not before for before, after in kept.items()):
+            after = {place: kept[function] for place, function in self._taps.functions.items()}
+            self._send({place: function for place, function in after.items() if function is not None})
+
+    def _send(self, functions: Mapping[Place, Function]) -> None:
+        assert self._watcher is not None
+        self._taps.functions = dict(functions)
+        self.taps = nn.ModuleList(dict.fromkeys(functions.values()))
+        self._watcher.watch(functions)
 
     def edit(self, edit: Edit) -> None:
         """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""

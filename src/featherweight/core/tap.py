@@ -198,14 +198,25 @@ def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = No
 
 
 class Function(nn.Module, ABC):
-    """What an activation is sent through: it can learn, and be stored."""
-
-    identifier: ClassVar[str]
-    """What files call the class."""
+    """What an activation is sent through; it can learn."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The activation that the model goes on with, of the shape and type of ``x``."""
+
+    @abstractmethod
+    def settled(self) -> "StoredFunction | None":
+        """What stays when learning ends; ``None`` for what is of use to learning alone."""
+
+
+class StoredFunction(Function):
+    """A function that a file can hold."""
+
+    identifier: ClassVar[str]
+    """What files call the class."""
+
+    def settled(self) -> "StoredFunction | None":
+        return self
 
     @abstractmethod
     def to_json(self) -> list[Any]:
@@ -213,7 +224,7 @@ class Function(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_json(cls, record: list[Any]) -> "Function":
+    def from_json(cls, record: list[Any]) -> "StoredFunction":
         """Inverse of :meth:`to_json`; ``FormatError`` on anything else."""
 
 

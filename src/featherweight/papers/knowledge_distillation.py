@@ -17,7 +17,7 @@ DEVIATIONS = (
     "LeNet-300-100 learns from LeNet-5, instead of 800-800 units from 1200-1200 with dropout",
     "the student is stored in float16",
 )
-TEACHERS = {"mnist-lenet300": "mnist-lenet5"}
+TEACHERS = {"mnist-lenet300": "mnist-lenet5", "cifar10-resnet20": "cifar10-resnet56"}
 """Task of the student -> task whose model teaches; elsewhere a model teaches itself."""
 
 
