@@ -10,8 +10,8 @@ from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.activations.rules import LearnedSteps
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SelectionError
-from featherweight.core.task import Example, Task
 from featherweight.core.tap import TapSite
+from featherweight.core.task import Example, Task
 from featherweight.file import encode, load
 
 

@@ -140,8 +140,8 @@ class QuantizedGradient(Function):
     """The identity, whose gradient is quantized to ``bits`` bits with random rounding.
 
     ``g ← 2 m [q(g / 2m + ½ + N) − ½]`` with ``m`` the largest ``|g|`` of each sample,
-    ``q(r) = round((2ᵇ − 1) r)/(2ᵇ − 1)`` and ``N = u / (2ᵇ − 1)``, ``u`` uniform on ``[−½, ½]`` (Zhou et al. 2016, arXiv
-    1606.06160, equation 12 and section 2.5). Learning alone uses it: it does not stay.
+    ``q(r) = round((2ᵇ − 1) r)/(2ᵇ − 1)`` and ``N = u / (2ᵇ − 1)``, ``u`` uniform on ``[−½, ½]`` (Zhou et al. 2016,
+    arXiv 1606.06160, equation 12 and section 2.5). Learning alone uses it: it does not stay.
     """
 
     def __init__(self, bits: int) -> None:
