@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 @torch.library.custom_op("featherweight::scaled", mutates_args=())
 def scaled(levels: Tensor, scales: Tensor, axis: int, group: int) -> Tensor:
     """``levels · scales``: a scale for each index of ``axis``, or for each ``group`` of entries along it."""
-    numbers = levels.to(scales.dtype)
+    return numbers(levels, scales, axis, group)
+
+
+def numbers(levels: Tensor, scales: Tensor, axis: int, group: int) -> Tensor:
+    """What :func:`scaled` computes, in operators of PyTorch."""
+    x = levels.to(scales.dtype)
     if group:
-        blocks = numbers.reshape(*levels.shape[:axis], -1, group, *levels.shape[axis + 1 :])
+        blocks = x.reshape(*levels.shape[:axis], -1, group, *levels.shape[axis + 1 :])
         return (blocks * scales.unsqueeze(axis + 1)).reshape(levels.shape)
     shape = [1] * levels.ndim
     shape[axis] = -1
-    return numbers * scales.reshape(shape)
+    return x * scales.reshape(shape)
 
 
 @scaled.register_fake
