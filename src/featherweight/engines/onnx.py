@@ -1,6 +1,5 @@
 """Models as ONNX files, for every engine that reads them."""
 
-import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

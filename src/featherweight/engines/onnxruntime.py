@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -21,9 +21,6 @@ from featherweight.engines.engine import (
 )
 from featherweight.engines.onnx import export_onnx
 from featherweight.engines.program import reason_of
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 FATAL = 4
 """The severity below which ONNX Runtime logs nothing; what matters is raised."""
@@ -62,7 +59,7 @@ class OnnxRuntime(Engine):
 
 
 class _Runner(Runner):
-    def __init__(self, session: "InferenceSession") -> None:
+    def __init__(self, session: Any) -> None:
         self.session = session
         self.names = [each.name for each in session.get_inputs()]
 

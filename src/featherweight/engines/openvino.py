@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
@@ -21,9 +21,6 @@ from featherweight.engines.engine import (
 )
 from featherweight.engines.onnx import export_onnx
 from featherweight.engines.program import reason_of
-
-if TYPE_CHECKING:
-    from openvino import CompiledModel
 
 HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 
@@ -64,7 +61,7 @@ class OpenVino(Engine):
 
 
 class _Runner(Runner):
-    def __init__(self, compiled: "CompiledModel") -> None:
+    def __init__(self, compiled: Any) -> None:
         self.compiled = compiled
         self.request = compiled.create_infer_request()
 

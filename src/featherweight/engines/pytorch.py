@@ -14,11 +14,11 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+import featherweight.activations.quantizers  # noqa: F401  # its operator must be known before a file is read
 from featherweight import file
-from featherweight.activations import quantizers  # its operator must be known before a file is read
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Example
-from featherweight.engines import integers  # likewise
+from featherweight.engines import integers
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.engines.program import program, quiet, reason_of
 
