@@ -125,11 +125,16 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Make integers of what engines want as integers: transposed weights, biases, half bytes. In place."""
     graph = Graph(model)
     for node in list(model.graph.node):
+        if node.op_type == "Gemm":
+            graph.split_grouped(node)
+    for node in list(model.graph.node):
         if node.op_type == "Transpose":
             graph.transpose(node)
     for node in list(model.graph.node):
         if node.op_type in ("Conv", "Gemm"):
             graph.quantize_bias(node)
+        if node.op_type in ("MatMul", "Gemm"):
+            graph.add_zeros(node)
         if node.op_type == "MatMul":
             graph.halve(node)
     graph.drop_unused()
@@ -150,8 +155,11 @@ class Graph:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def add(self, name: str, values: "np.ndarray[Any, Any]") -> str:
+        """A constant of this name; what has it already is the same, since names are made of what made it."""
         from onnx import numpy_helper
 
+        if name in self.constants:
+            return name
         self.constants[name] = numpy_helper.from_array(values, name)
         self.graph.initializer.append(self.constants[name])
         return name
@@ -160,6 +168,33 @@ class Graph:
         """The DequantizeLinear that makes this tensor."""
         node = self.makers.get(name)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    def split_grouped(self, node: "onnx.NodeProto") -> None:
+        """``Gemm`` by a weight with a scale for each group becomes ``MatMul`` and ``Add``.
+
+        ONNX Runtime computes with such weights in ``MatMul`` alone, by ``[in, out]`` matrices grouped along the first.
+        """
+        import onnx
+
+        made = self.dequantizer(node.input[1])
+        settings = {each.name: each for each in node.attribute}
+        if made is None or not _grouped(made) or not settings["transB"].i or settings["transA"].i:
+            return
+        x, weight, output, bias = node.input[0], node.input[1], node.output[0], list(node.input[2:])
+        product = f"{output}.product" if bias else output
+        replaced = [
+            onnx.helper.make_node(
+                "Transpose", [weight], [f"{weight}.{output}"], name=f"{weight}.{output}", perm=[1, 0]
+            ),
+            onnx.helper.make_node("MatMul", [x, f"{weight}.{output}"], [product], name=product),
+        ]
+        if bias:
+            replaced.append(onnx.helper.make_node("Add", [product, *bias], [output], name=output))
+        place = list(self.graph.node).index(node)
+        del self.graph.node[place]
+        for each in reversed(replaced):
+            self.graph.node.insert(place, each)
+        self.makers |= {name: each for each in self.graph.node for name in each.output}
 
     def transpose(self, node: "onnx.NodeProto") -> None:
         """``Transpose(DequantizeLinear(W))`` of a matrix becomes ``DequantizeLinear(Wᵀ)``."""
@@ -196,6 +231,15 @@ class Graph:
         self._insert(node, made, f"{name}.dequantized", {"axis": 0})
         node.input[2] = f"{name}.dequantized"
 
+    def add_zeros(self, node: "onnx.NodeProto") -> None:
+        """Zero points of zero, which say nothing: without them ONNX Runtime dequantizes and multiplies in floats."""
+        x, w = (self.dequantizer(name) for name in node.input[:2])
+        if x is None or w is None or len(w.input) > 2 or _grouped(w):
+            return
+        levels, scales = self.constant(w.input[0]), self.constant(w.input[1])
+        if levels is not None and scales is not None:
+            w.input.append(self.add(f"{w.input[1]}.zeros", np.zeros(scales.shape, levels.dtype)))
+
     def halve(self, node: "onnx.NodeProto") -> None:
         """Weights of a linear layer that fit four bits, with a scale for each group, are stored as such."""
         import onnx
@@ -204,7 +248,7 @@ class Graph:
         levels = None if made is None else self.constant(made.input[0])
         if made is None or levels is None or levels.dtype != np.int8 or np.abs(levels).max(initial=0) > 7:
             return
-        if not any(each.name == "block_size" and each.i for each in made.attribute):
+        if not _grouped(made):
             return
         name = f"{made.input[0]}.int4"
         packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, levels.flatten().tolist())
@@ -233,6 +277,11 @@ class Graph:
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(kept)
         self.graph.initializer.extend(constants)
+
+
+def _grouped(node: "onnx.NodeProto") -> bool:
+    """Whether a DequantizeLinear has a scale for each group along an axis."""
+    return any(each.name == "block_size" and each.i for each in node.attribute)
 
 
 def _plain(node: "onnx.NodeProto") -> "onnx.NodeProto":
