@@ -19,7 +19,7 @@ from featherweight.engines.integers import deployed
 class Export:
     """A compressed model's file.
 
-    ``integers`` are the weights that it holds as integers, ``numbers`` those with a code that it holds decoded.
+    ``integers`` are the coded weights that it holds as integers, ``numbers`` those that it holds decoded.
     """
 
     engine: Engine

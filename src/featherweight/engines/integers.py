@@ -170,9 +170,10 @@ class Graph:
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
     def split_grouped(self, node: "onnx.NodeProto") -> None:
-        """``Gemm`` by a weight with a scale for each group becomes ``MatMul`` and ``Add``.
+        """``x Wᵀ + b`` by a weight with a scale for each group becomes ``MatMul(x, Wᵀ) − (−b)``.
 
-        ONNX Runtime computes with such weights in ``MatMul`` alone, by ``[in, out]`` matrices grouped along the first.
+        ONNX Runtime computes with such weights in ``MatMul`` alone, by ``[in, out]`` matrices grouped along the first,
+        and would make ``Gemm`` of ``MatMul`` and ``Add`` again.
         """
         import onnx
 
@@ -180,16 +181,20 @@ class Graph:
         settings = {each.name: each for each in node.attribute}
         if made is None or not _grouped(made) or not settings["transB"].i or settings["transA"].i:
             return
-        x, weight, output, bias = node.input[0], node.input[1], node.output[0], list(node.input[2:])
-        product = f"{output}.product" if bias else output
+        x, weight, output = node.input[0], node.input[1], node.output[0]
+        bias = self.constant(node.input[2]) if len(node.input) > 2 else None
+        if bias is None and len(node.input) > 2:
+            return
+        product = output if bias is None else f"{output}.product"
         replaced = [
             onnx.helper.make_node(
                 "Transpose", [weight], [f"{weight}.{output}"], name=f"{weight}.{output}", perm=[1, 0]
             ),
             onnx.helper.make_node("MatMul", [x, f"{weight}.{output}"], [product], name=product),
         ]
-        if bias:
-            replaced.append(onnx.helper.make_node("Add", [product, *bias], [output], name=output))
+        if bias is not None:
+            negative = self.add(f"{node.input[2]}.negative", -bias)
+            replaced.append(onnx.helper.make_node("Sub", [product, negative], [output], name=output))
         place = list(self.graph.node).index(node)
         del self.graph.node[place]
         for each in reversed(replaced):

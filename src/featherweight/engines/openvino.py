@@ -45,11 +45,13 @@ class OpenVino(Engine):
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
         package = needed("openvino", "openvino")
-        wanted = {
+        wanted: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
             "INFERENCE_NUM_THREADS": settings.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
+        if not settings.rounding:
+            wanted["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
         try:
             compiled = package.Core().compile_model(str(path), "CPU", wanted)
         except Exception as error:
