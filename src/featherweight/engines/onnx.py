@@ -59,22 +59,28 @@ def _translated(exported: "ExportedProgram", outputs: list[str]) -> "onnx.ModelP
         return finish(made.model_proto)
 
 
-def _complaint(exported: "ExportedProgram", error: BaseException) -> str:
+def _complaint(exported: "ExportedProgram", error: BaseException | None) -> str:
     """What the exporter could not do, with the operator and the module that it is in where it tells them."""
-    told: BaseException | None = error
+    first = told = error
     while told is not None:
+        first = told
         found = re.search(r"OpOverload\(op='([\w.:]+)', overload='(\w+)'\)", str(told))
         if found:
             operator = found[1].replace("::", ".")
-            nodes = (each for each in exported.graph.nodes if str(each.target) == f"{operator}.{found[2]}")
-            module = next((module_of(node) for node in nodes), "")
+            module = _module_of(exported, f"{operator}.{found[2]}")
             place = f" of module {module!r}" if module else ""
             return (
                 f"the operator {operator}{place} has no form in ONNX; "
                 "compress weights alone and run in PyTorch, or leave this module out"
             )
         told = told.__cause__ or told.__context__
-    return f"the model cannot be written as ONNX ({reason_of(error)})"  # type: ignore[arg-type]
+    return f"the model cannot be written as ONNX ({reason_of(first)})"
+
+
+def _module_of(exported: "ExportedProgram", target: str) -> str:
+    """The module of the first call of an operator; none for an operator that another was decomposed into."""
+    calls = (node for node in exported.graph.nodes if str(node.target) == target)
+    return next((module_of(node) for node in calls), "")
 
 
 def _output_names(model: nn.Module, example: Example) -> list[str]:

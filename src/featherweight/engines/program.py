@@ -57,19 +57,23 @@ def program(model: nn.Module, example: Example) -> Program:
 ADVICE = "make its forward free of branches on values, or run it in PyTorch with weights compressed alone"
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException | None) -> str:
     """An error in a line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
+    """Trace a copy of the example: tracing marks tensors as of free size, for the next time too."""
+
+    def copied(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
     def dimensions(value: Any) -> Any:
         return {0: batch} if isinstance(value, Tensor) and value.ndim else None
 
-    shapes = (
-        None if batch is None else (*tree_map(dimensions, example.args), *tree_map(dimensions, example.kwargs).values())
-    )
-    return torch.export.export(model, example.args, example.kwargs, dynamic_shapes=shapes, strict=False)
+    args, kwargs = tree_map(copied, example.args), tree_map(copied, example.kwargs)
+    shapes = None if batch is None else (*tree_map(dimensions, args), *tree_map(dimensions, kwargs).values())
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _doubled(example: Example) -> Example:

@@ -122,6 +122,9 @@ class _Runner(Runner):
         return [_array(each) for each in tree_leaves(outputs) if isinstance(each, Tensor)]
 
     def _call(self, inputs: Arrays) -> Any:
+        wanted = sum(not isinstance(each, ConstantArgument) for each in self.inputs)
+        if len(inputs) != wanted:
+            raise EngineError(f"{len(inputs)} inputs for a model that takes {wanted}")
         given = iter(inputs)
         leaves = [each.value if isinstance(each, ConstantArgument) else _tensor(next(given)) for each in self.inputs]
         return tree_unflatten(leaves, self.spec)
