@@ -141,6 +141,10 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
+MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+"""Operators of ONNX whose outputs are some of their inputs."""
+
+
 class Graph:
     """A model with its constants and the makers of its tensors by name."""
 
@@ -167,6 +171,13 @@ class Graph:
     def dequantizer(self, name: str) -> "onnx.NodeProto | None":
         """The DequantizeLinear that makes this tensor."""
         node = self.makers.get(name)
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    def quantizer(self, name: str) -> "onnx.NodeProto | None":
+        """The DequantizeLinear that this tensor's numbers come from, through operators that only move them."""
+        node = self.makers.get(name)
+        while node is not None and node.op_type in MOVING:
+            node = self.makers.get(node.input[0])
         return node if node is not None and node.op_type == "DequantizeLinear" else None
 
     def split_grouped(self, node: "onnx.NodeProto") -> None:
@@ -220,7 +231,7 @@ class Graph:
 
     def quantize_bias(self, node: "onnx.NodeProto") -> None:
         """A bias becomes int32 in units of input scale times weight scale (Jacob et al. 2017, 1712.05877)."""
-        x, w = (self.dequantizer(name) for name in node.input[:2])
+        x, w = self.quantizer(node.input[0]), self.dequantizer(node.input[1])
         bias = self.constant(node.input[2]) if len(node.input) > 2 else None
         if x is None or w is None or bias is None:
             return
@@ -238,7 +249,7 @@ class Graph:
 
     def add_zeros(self, node: "onnx.NodeProto") -> None:
         """Zero points of zero, which say nothing: without them ONNX Runtime dequantizes and multiplies in floats."""
-        x, w = (self.dequantizer(name) for name in node.input[:2])
+        x, w = self.quantizer(node.input[0]), self.dequantizer(node.input[1])
         if x is None or w is None or len(w.input) > 2 or _grouped(w):
             return
         levels, scales = self.constant(w.input[0]), self.constant(w.input[1])
@@ -256,7 +267,7 @@ class Graph:
         if not _grouped(made):
             return
         name = f"{made.input[0]}.int4"
-        packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, levels.flatten().tolist())
+        packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, _nibbles(levels), raw=True)
         self.constants[name] = packed
         self.graph.initializer.append(packed)
         made.input[0] = name
@@ -282,6 +293,14 @@ class Graph:
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(kept)
         self.graph.initializer.extend(constants)
+
+
+def _nibbles(levels: "np.ndarray[Any, Any]") -> bytes:
+    """Two levels a byte, the first in the lower half, in two's complement."""
+    flat = levels.astype(np.uint8).ravel() & 15
+    pairs = np.append(flat, np.zeros(len(flat) % 2, np.uint8)).reshape(-1, 2)
+    packed: np.ndarray[Any, Any] = pairs[:, 0] | pairs[:, 1] << 4
+    return packed.tobytes()
 
 
 def _grouped(node: "onnx.NodeProto") -> bool:

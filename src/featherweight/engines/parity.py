@@ -39,7 +39,8 @@ def parity(reference: Sequence[Arrays], outputs: Sequence[Arrays]) -> Parity:
     noise = [_difference(r, y) for r, y in pairs]
     signal = [np.where(np.isfinite(r), r, 0).astype(np.float64) for r, _ in pairs]
     largest = _ratio(_largest(noise), _largest(signal))
-    power = _ratio(_power(signal), _power(noise))
+    noise_power = _power(noise)
+    power = _ratio(_power(signal), noise_power) if noise_power else inf
     firsts = [(r[0], y[0]) for r, y in zip(reference, outputs, strict=True)]
     samples = sum(len(r) if r.ndim else 1 for r, _ in firsts)
     return Parity(largest, 10 * log10(power) if power else -inf, _agreement(firsts), samples)
@@ -68,10 +69,8 @@ def _power(arrays: Sequence["np.ndarray[Any, Any]"]) -> float:
 
 
 def _ratio(above: float, below: float) -> float:
-    """``above / below``; of two zeros, the one of no error: zero noise is 0 of any signal."""
-    if below == 0:
-        return inf if above else 0.0
-    return above / below
+    """``above / below``, zero of nothing and infinity of something beside nothing."""
+    return above / below if below else inf if above else 0.0
 
 
 def _agreement(pairs: Sequence[tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]) -> float | None:
