@@ -23,6 +23,7 @@ from featherweight.engines.export import Export, export
 from featherweight.engines.onnx import export_onnx
 from featherweight.engines.parity import parity
 from featherweight.graph.fold import FoldNorms
+from featherweight.result import Result
 from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
@@ -307,3 +308,11 @@ def test_what_cannot_be_exported_as_asked_is_refused(digits_model: nn.Module, tm
     with pytest.raises(EngineError, match=r"call settle\(\)"):
         export(student, example, tmp_path / "m.pt2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_exports_its_student(digits_model: nn.Module, tmp_path: Path) -> None:
+    student = coded(digits_model, {"fc1.weight": INT8})
+    result = Result(student, find("digits"), Recipe("one", (Stage("fc1", {"fc1.weight": INT8}),)), (), None)
+    assert result.export(tmp_path / "m.onnx").engine.name == "onnxruntime"
+    assert result.export(str(tmp_path / "n.onnx"), ENGINES["openvino"]).engine.name == "openvino"
+    assert (tmp_path / "m.onnx").read_bytes() == (tmp_path / "n.onnx").read_bytes()
