@@ -113,7 +113,8 @@ def test_engines_decide_as_the_simulation_does(
 
 
 def test_what_is_exported_is_what_is_simulated(student: Compressed, disturbed: Tensor, tmp_path: Path) -> None:
-    export(student, find("digits").example(), tmp_path / "m.pt2")
+    written = export(student, find("digits").example(), tmp_path / "m.pt2")
+    assert written.file.bytes < 2 * sum(p.numel() for p in student.base.parameters()), "weights of a byte each"
     found = parity([simulated(student, disturbed)], [outputs("pytorch", tmp_path / "m.pt2", disturbed)])
     assert found.largest < FLOATS
 

@@ -93,6 +93,8 @@ def deployed(student: Compressed) -> nn.Module:
         if found is None or len(student.names[name]) > 1 or isinstance(module, nn.RNNBase):
             continue
         parametrize.register_parametrization(module, leaf, Scaled(*found), unsafe=True)
+        decoded = module.parametrizations.get_submodule(leaf)  # type: ignore[union-attr]
+        decoded.original = nn.Parameter(torch.empty(0), requires_grad=False)  # else files would hold it, unused
     return model
 
 

@@ -27,7 +27,11 @@ CAPABILITIES = Capabilities(integers=False, nibbles=False, precisions=frozenset(
 
 @dataclass(frozen=True)
 class Eager(Engine):
-    """One operator after the other."""
+    """One operator after the other.
+
+    PyTorch's reader of ``.pt2`` files can be made to run code by a file that was made for it: open only those of
+    people that you trust.
+    """
 
     name: ClassVar[str] = "pytorch"
     suffix: ClassVar[str] = ".pt2"
@@ -82,6 +86,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
 def _export(model: nn.Module, example: Example, path: Path) -> Exported:
     """Write the exported program (``torch.export.save``)."""
     traced = program(model, example)
+    traced.exported.example_inputs = None  # they would be stored
     buffer = BytesIO()
     try:
         with quiet():
