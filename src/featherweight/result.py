@@ -18,6 +18,8 @@ from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
+from featherweight.engines.engine import Engine
+from featherweight.engines.export import Export, export
 from featherweight.file import Claims
 from featherweight.run import Coverage
 from featherweight.schemes.floats import Floats, Width
@@ -71,6 +73,10 @@ class Result:
         if recipe:
             write_atomic(Path(path).with_suffix(".txt"), self.recipe_text().encode())
         return size
+
+    def export(self, path: str | PathLike[str], engine: Engine | None = None) -> Export:
+        """Write the model for an engine: by default the first that reads files with the path's suffix."""
+        return export(self.student, self.task.example(), path, engine)
 
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""

@@ -9,6 +9,7 @@ import typer
 
 from featherweight import __version__
 from featherweight.cli.compress import compress
+from featherweight.cli.export import export
 from featherweight.cli.guard import Guarded
 from featherweight.cli.inspect import inspect
 from featherweight.cli.papers import papers
@@ -55,6 +56,11 @@ for command, examples in (
         "featherweight verify mnist-lenet5.fwt\n\nfeatherweight verify small.fwt --task my_task.py:task --json",
     ),
     (unpack, "featherweight unpack mnist-lenet5.fwt -o lenet5.safetensors"),
+    (
+        export,
+        "featherweight export mnist-lenet5.fwt -o lenet5.onnx\n\n"
+        "featherweight export small.fwt -o small.pt2 --task my_task.py:task --json",
+    ),
     (papers, "featherweight papers pruning\n\nfeatherweight papers deep-compression --card"),
     (reproduce, "featherweight reproduce deep-compression --task digits -o digits.fwt"),
     (tasks, "featherweight tasks\n\nfeatherweight tasks --json"),

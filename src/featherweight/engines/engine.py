@@ -28,14 +28,42 @@ class Precision(Enum):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is run: threads of the engine's own, and the precision of what is not quantized."""
+    """How a model is run: threads of the engine's own, and the precision of what is not quantized.
+
+    ``rounding`` lets the engine round float activations that meet weights with a scale for each group to eight bits,
+    by ranges that it finds as it runs: several times faster, and no longer what the model says.
+    """
 
     threads: int = 1
     precision: Precision = Precision.FLOAT32
+    rounding: bool = False
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise EngineError(f"{self.threads} threads; give 1 or more")
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine makes of a file, for messages and documentation.
+
+    integers    it computes with quantized weights and activations as integers, not with what they stand for
+    nibbles     its files hold four-bit weights in four bits
+    precisions  what it can compute float operations in
+    """
+
+    integers: bool
+    nibbles: bool
+    precisions: frozenset[Precision]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written. ``any_batch``: it takes batches of any size, not only of the example's."""
+
+    path: Path
+    bytes: int
+    any_batch: bool
 
 
 class Runner(ABC):
@@ -54,12 +82,14 @@ class Engine(ABC):
     """Of the files that it opens."""
     extra: ClassVar[str | None]
     """The optional extra that brings its packages."""
+    capabilities: ClassVar[Capabilities]
 
     @abstractmethod
-    def export(self, model: nn.Module, example: Example, path: Path) -> None:
+    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
         """Write ``model``, in evaluation mode, as a file that :meth:`open` takes, whole or not at all.
 
-        The batch, the first dimension of every input, may be of any size where the model allows it.
+        The batch, the first dimension of every input, may be of any size where the model allows it. ``EngineError``
+        for a model that cannot be traced or has an operator that the file cannot hold.
         """
 
     @abstractmethod
@@ -69,6 +99,15 @@ class Engine(ABC):
     @abstractmethod
     def version(self) -> str:
         """The version of the engine's package."""
+
+    def check(self, settings: Settings) -> None:
+        """``EngineError`` for a precision that it does not compute in."""
+        if settings.precision not in self.capabilities.precisions:
+            able = ", ".join(sorted(each.value for each in self.capabilities.precisions))
+            raise EngineError(
+                f"{self.name} does not compute in {settings.precision.value} here; it computes in {able}: "
+                "choose that, or another engine"
+            )
 
 
 def needed(package: str, extra: str) -> ModuleType:

@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 @torch.library.custom_op("featherweight::scaled", mutates_args=())
 def scaled(levels: Tensor, scales: Tensor, axis: int, group: int) -> Tensor:
     """``levels · scales``: a scale for each index of ``axis``, or for each ``group`` of entries along it."""
-    numbers = levels.to(scales.dtype)
+    return numbers(levels, scales, axis, group)
+
+
+def numbers(levels: Tensor, scales: Tensor, axis: int, group: int) -> Tensor:
+    """What :func:`scaled` computes, in operators of PyTorch."""
+    x = levels.to(scales.dtype)
     if group:
-        blocks = numbers.reshape(*levels.shape[:axis], -1, group, *levels.shape[axis + 1 :])
+        blocks = x.reshape(*levels.shape[:axis], -1, group, *levels.shape[axis + 1 :])
         return (blocks * scales.unsqueeze(axis + 1)).reshape(levels.shape)
     shape = [1] * levels.ndim
     shape[axis] = -1
-    return numbers * scales.reshape(shape)
+    return x * scales.reshape(shape)
 
 
 @scaled.register_fake
@@ -88,6 +93,8 @@ def deployed(student: Compressed) -> nn.Module:
         if found is None or len(student.names[name]) > 1 or isinstance(module, nn.RNNBase):
             continue
         parametrize.register_parametrization(module, leaf, Scaled(*found), unsafe=True)
+        decoded = module.parametrizations.get_submodule(leaf)  # type: ignore[union-attr]
+        decoded.original = nn.Parameter(torch.empty(0), requires_grad=False)  # else files would hold it, unused
     return model
 
 
@@ -120,15 +127,24 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Make integers of what engines want as integers: transposed weights, biases, half bytes. In place."""
     graph = Graph(model)
     for node in list(model.graph.node):
+        if node.op_type == "Gemm":
+            graph.split_grouped(node)
+    for node in list(model.graph.node):
         if node.op_type == "Transpose":
             graph.transpose(node)
     for node in list(model.graph.node):
         if node.op_type in ("Conv", "Gemm"):
             graph.quantize_bias(node)
+        if node.op_type in ("MatMul", "Gemm"):
+            graph.add_zeros(node)
         if node.op_type == "MatMul":
             graph.halve(node)
     graph.drop_unused()
     return model
+
+
+MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
+"""Operators of ONNX whose outputs are some of their inputs."""
 
 
 class Graph:
@@ -145,8 +161,11 @@ class Graph:
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def add(self, name: str, values: "np.ndarray[Any, Any]") -> str:
+        """A constant of this name; what has it already is the same, since names are made of what made it."""
         from onnx import numpy_helper
 
+        if name in self.constants:
+            return name
         self.constants[name] = numpy_helper.from_array(values, name)
         self.graph.initializer.append(self.constants[name])
         return name
@@ -155,6 +174,45 @@ class Graph:
         """The DequantizeLinear that makes this tensor."""
         node = self.makers.get(name)
         return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    def quantizer(self, name: str) -> "onnx.NodeProto | None":
+        """The DequantizeLinear that this tensor's numbers come from, through operators that only move them."""
+        node = self.makers.get(name)
+        while node is not None and node.op_type in MOVING:
+            node = self.makers.get(node.input[0])
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
+
+    def split_grouped(self, node: "onnx.NodeProto") -> None:
+        """``x Wᵀ + b`` by a weight with a scale for each group becomes ``MatMul(x, Wᵀ) − (−b)``.
+
+        ONNX Runtime computes with such weights in ``MatMul`` alone, by ``[in, out]`` matrices grouped along the first,
+        and would make ``Gemm`` of ``MatMul`` and ``Add`` again.
+        """
+        import onnx
+
+        made = self.dequantizer(node.input[1])
+        settings = {each.name: each for each in node.attribute}
+        if made is None or not _grouped(made) or not settings["transB"].i or settings["transA"].i:
+            return
+        x, weight, output = node.input[0], node.input[1], node.output[0]
+        bias = self.constant(node.input[2]) if len(node.input) > 2 else None
+        if bias is None and len(node.input) > 2:
+            return
+        product = output if bias is None else f"{output}.product"
+        replaced = [
+            onnx.helper.make_node(
+                "Transpose", [weight], [f"{weight}.{output}"], name=f"{weight}.{output}", perm=[1, 0]
+            ),
+            onnx.helper.make_node("MatMul", [x, f"{weight}.{output}"], [product], name=product),
+        ]
+        if bias is not None:
+            negative = self.add(f"{node.input[2]}.negative", -bias)
+            replaced.append(onnx.helper.make_node("Sub", [product, negative], [output], name=output))
+        place = list(self.graph.node).index(node)
+        del self.graph.node[place]
+        for each in reversed(replaced):
+            self.graph.node.insert(place, each)
+        self.makers |= {name: each for each in self.graph.node for name in each.output}
 
     def transpose(self, node: "onnx.NodeProto") -> None:
         """``Transpose(DequantizeLinear(W))`` of a matrix becomes ``DequantizeLinear(Wᵀ)``."""
@@ -175,7 +233,7 @@ class Graph:
 
     def quantize_bias(self, node: "onnx.NodeProto") -> None:
         """A bias becomes int32 in units of input scale times weight scale (Jacob et al. 2017, 1712.05877)."""
-        x, w = (self.dequantizer(name) for name in node.input[:2])
+        x, w = self.quantizer(node.input[0]), self.dequantizer(node.input[1])
         bias = self.constant(node.input[2]) if len(node.input) > 2 else None
         if x is None or w is None or bias is None:
             return
@@ -191,6 +249,15 @@ class Graph:
         self._insert(node, made, f"{name}.dequantized", {"axis": 0})
         node.input[2] = f"{name}.dequantized"
 
+    def add_zeros(self, node: "onnx.NodeProto") -> None:
+        """Zero points of zero, which say nothing: without them ONNX Runtime dequantizes and multiplies in floats."""
+        x, w = self.quantizer(node.input[0]), self.dequantizer(node.input[1])
+        if x is None or w is None or len(w.input) > 2 or _grouped(w):
+            return
+        levels, scales = self.constant(w.input[0]), self.constant(w.input[1])
+        if levels is not None and scales is not None:
+            w.input.append(self.add(f"{w.input[1]}.zeros", np.zeros(scales.shape, levels.dtype)))
+
     def halve(self, node: "onnx.NodeProto") -> None:
         """Weights of a linear layer that fit four bits, with a scale for each group, are stored as such."""
         import onnx
@@ -199,10 +266,10 @@ class Graph:
         levels = None if made is None else self.constant(made.input[0])
         if made is None or levels is None or levels.dtype != np.int8 or np.abs(levels).max(initial=0) > 7:
             return
-        if not any(each.name == "block_size" and each.i for each in made.attribute):
+        if not _grouped(made):
             return
         name = f"{made.input[0]}.int4"
-        packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, levels.flatten().tolist())
+        packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, _nibbles(levels), raw=True)
         self.constants[name] = packed
         self.graph.initializer.append(packed)
         made.input[0] = name
@@ -228,6 +295,19 @@ class Graph:
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(kept)
         self.graph.initializer.extend(constants)
+
+
+def _nibbles(levels: "np.ndarray[Any, Any]") -> bytes:
+    """Two levels a byte, the first in the lower half, in two's complement."""
+    flat = levels.astype(np.uint8).ravel() & 15
+    pairs = np.append(flat, np.zeros(len(flat) % 2, np.uint8)).reshape(-1, 2)
+    packed: np.ndarray[Any, Any] = pairs[:, 0] | pairs[:, 1] << 4
+    return packed.tobytes()
+
+
+def _grouped(node: "onnx.NodeProto") -> bool:
+    """Whether a DequantizeLinear has a scale for each group along an axis."""
+    return any(each.name == "block_size" and each.i for each in node.attribute)
 
 
 def _plain(node: "onnx.NodeProto") -> "onnx.NodeProto":

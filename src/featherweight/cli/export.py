@@ -1,0 +1,53 @@
+"""``featherweight export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featherweight.cli.guard import AsJson, Debug
+from featherweight.cli.options import Force, MaxBytes, TaskOption
+from featherweight.cli.output import emit, show
+from featherweight.cli.places import check_output
+
+
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .fwt file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .onnx for ONNX Runtime and OpenVINO, .pt2 for PyTorch."
+        ),
+    ],
+    task: TaskOption = None,
+    max_bytes: MaxBytes = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Write a file's model for an engine that runs it.
+
+    Weights that are integers times a scale, and quantized activations, stay integers; other weights are decoded.
+    Files that end in .onnx need the optional extra "onnx".
+    """
+    check_output(output, force)
+    from featherweight import file as files
+    from featherweight.cli.opening import limit, task_of
+    from featherweight.engines import engine_for
+    from featherweight.engines.export import export as write
+    from featherweight.report import figures
+
+    engine = engine_for(output)
+    data = files.read(file)
+    of = task_of(data, task)
+    student, _ = files.load(data, of.architecture(), max_bytes=limit(max_bytes))
+    written = write(student, of.example(), output, engine)
+    batch = "any batch size" if written.file.any_batch else "batches of the task's example alone"
+    if as_json:
+        emit({
+            "file": str(output), "bytes": written.file.bytes, "engine": engine.name, "task": of.name,
+            "any_batch": written.file.any_batch, "integers": list(written.integers), "decoded": list(written.numbers),
+        })  # fmt: skip
+    else:
+        weights = f"{len(written.integers)} weights as integers, {len(written.numbers)} decoded"
+        show(f"{figures.size(written.file.bytes)}, {weights}, for {batch}, written to {output}")

@@ -1,0 +1,74 @@
+"""ONNX Runtime, on the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from featherweight.core.errors import EngineError
+from featherweight.core.task import Example
+from featherweight.engines.engine import (
+    Arrays,
+    Capabilities,
+    Engine,
+    Exported,
+    Precision,
+    Runner,
+    Settings,
+    needed,
+)
+from featherweight.engines.onnx import export_onnx
+from featherweight.engines.program import reason_of
+
+FATAL = 4
+"""The severity below which ONNX Runtime logs nothing; what matters is raised."""
+ROUNDING = "session.qdq_matmulnbits_accuracy_level"
+"""What weights with a scale for each group are multiplied in: "1" is float32, "4", where it is not said, is int8."""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime(Engine):
+    """All graph optimizations, one thread pool of the threads that are asked for."""
+
+    name: ClassVar[str] = "onnxruntime"
+    suffix: ClassVar[str] = ".onnx"
+    extra: ClassVar[str | None] = "onnxruntime"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        integers=True, nibbles=True, precisions=frozenset({Precision.FLOAT32})
+    )
+
+    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+        return export_onnx(model, example, path)
+
+    def open(self, path: Path, settings: Settings) -> Runner:
+        self.check(settings)
+        package = needed("onnxruntime", "onnxruntime")
+        options = package.SessionOptions()
+        options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = package.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = FATAL
+        options.add_session_config_entry(ROUNDING, "4" if settings.rounding else "1")
+        try:
+            session = package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime cannot open {path} ({reason_of(error)}); export it anew") from error
+        return _Runner(session)
+
+    def version(self) -> str:
+        return str(needed("onnxruntime", "onnxruntime").__version__)
+
+
+class _Runner(Runner):
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.names = [each.name for each in session.get_inputs()]
+
+    def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
+        try:
+            found: list[np.ndarray[Any, Any]] = self.session.run(None, dict(zip(self.names, inputs, strict=True)))
+        except Exception as error:
+            raise EngineError(f"ONNX Runtime could not run the model ({reason_of(error)})") from error
+        return found

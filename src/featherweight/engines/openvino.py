@@ -1,0 +1,75 @@
+"""OpenVINO, on the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import nn
+
+from featherweight.core.errors import EngineError
+from featherweight.core.task import Example
+from featherweight.engines.engine import (
+    Arrays,
+    Capabilities,
+    Engine,
+    Exported,
+    Precision,
+    Runner,
+    Settings,
+    needed,
+)
+from featherweight.engines.onnx import export_onnx
+from featherweight.engines.program import reason_of
+
+HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
+
+
+@dataclass(frozen=True)
+class OpenVino(Engine):
+    """Tuned for the latency of one request. Reads ONNX files.
+
+    The precision is always given by name: left alone, OpenVINO computes in bfloat16 where the CPU has it.
+    """
+
+    name: ClassVar[str] = "openvino"
+    suffix: ClassVar[str] = ".onnx"
+    extra: ClassVar[str | None] = "openvino"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        integers=True, nibbles=True, precisions=frozenset({Precision.FLOAT32, Precision.BFLOAT16})
+    )
+
+    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+        return export_onnx(model, example, path)
+
+    def open(self, path: Path, settings: Settings) -> Runner:
+        self.check(settings)
+        package = needed("openvino", "openvino")
+        wanted: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
+            "INFERENCE_NUM_THREADS": settings.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        if not settings.rounding:
+            wanted["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
+        try:
+            compiled = package.Core().compile_model(str(path), "CPU", wanted)
+        except Exception as error:
+            raise EngineError(f"OpenVINO cannot open {path} ({reason_of(error)}); export it anew") from error
+        return _Runner(compiled)
+
+    def version(self) -> str:
+        return str(needed("openvino", "openvino").__version__)
+
+
+class _Runner(Runner):
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.request = compiled.create_infer_request()
+
+    def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
+        try:
+            found = self.request.infer(list(inputs), share_inputs=True)
+        except Exception as error:
+            raise EngineError(f"OpenVINO could not run the model ({reason_of(error)})") from error
+        return [found[output] for output in self.compiled.outputs]

@@ -1,0 +1,85 @@
+"""Models as exported programs (``torch.export``), of any batch size where they allow it."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import tree_map
+
+from featherweight.core.errors import EngineError
+from featherweight.core.task import Example, evaluating
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced model; ``any_batch`` where the first dimension of its inputs may be of any size."""
+
+    exported: ExportedProgram
+    any_batch: bool
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warning, log line below an error, or print of the libraries used within gets out."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def program(model: nn.Module, example: Example) -> Program:
+    """Trace the model as it is in evaluation: for any batch if it can be, else for the example's.
+
+    Tracing takes a size of one to be meant, so a batch of one is doubled for it.
+    """
+    with quiet(), evaluating(model), torch.no_grad():
+        try:
+            return Program(_traced(model, _doubled(example), Dim.DYNAMIC), True)
+        except Exception:  # whatever tracing stumbles over, it may not without a free dimension
+            try:
+                return Program(_traced(model, example, None), False)
+            except Exception as error:
+                reason = reason_of(error)
+                raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
+
+
+ADVICE = "make its forward free of branches on values, or run it in PyTorch with weights compressed alone"
+
+
+def reason_of(error: BaseException | None) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
+    """Trace a copy of the example: tracing marks tensors as of free size, for the next time too."""
+
+    def copied(value: Any) -> Any:
+        return value.detach().clone() if isinstance(value, Tensor) else value
+
+    def dimensions(value: Any) -> Any:
+        return {0: batch} if isinstance(value, Tensor) and value.ndim else None
+
+    args, kwargs = tree_map(copied, example.args), tree_map(copied, example.kwargs)
+    shapes = None if batch is None else (*tree_map(dimensions, args), *tree_map(dimensions, kwargs).values())
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+
+
+def _doubled(example: Example) -> Example:
+    """The example with a batch of two where it has one of one."""
+
+    def double(value: Any) -> Any:
+        return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim and len(value) == 1 else value
+
+    return Example(tree_map(double, example.args), tree_map(double, example.kwargs))

@@ -1,0 +1,58 @@
+"""``export``: a file for an engine."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from featherweight import file
+from featherweight.engines import ENGINES
+from featherweight.engines.engine import Settings
+from featherweight.engines.parity import parity
+from featherweight.tasks import find
+from featherweight.tasks.digits import digits
+
+from .commands import run
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
+def test_what_is_exported_runs_as_the_files_model(suffix: str, digits_file: Path, tmp_path: Path) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    path = tmp_path / f"digits{suffix}"
+    ran = run("export", digits_file, "-o", path, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "integers", "decoded"}
+    assert (ran.json["file"], ran.json["bytes"]) == (str(path), path.stat().st_size)
+    assert (ran.json["task"], ran.json["any_batch"]) == ("digits", True)
+    student, _ = file.load(digits_file.read_bytes(), find("digits").architecture())
+    x = digits("selection")[0]
+    with torch.no_grad():
+        expected = student(x).numpy()
+    outputs = ENGINES[ran.json["engine"]].open(path, Settings()).run([x.numpy()])
+    assert parity([[expected]], [outputs]).largest < 1e-4
+    before = path.read_bytes()
+    refused = run("export", digits_file, "-o", path)
+    assert refused.code == 1 and "--force" in refused.err
+    again = run("export", digits_file, "-o", path, "--force")
+    assert again.code == 0 and "any batch size" in again.out and path.read_bytes() == before
+
+
+def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.pt2"
+    ran = run("export", user_file, "-o", path)
+    assert ran.code == 1 and "--task file.py:function" in ran.err and not path.exists()
+    assert run("export", user_file, "-o", path, "--task", user_task).code == 0 and path.exists()
+
+
+def test_what_cannot_be_written_is_said(digits_file: Path, tmp_path: Path) -> None:
+    for name, reason in (("m.tflite", "end the name with one of .onnx, .pt2"), ("no/m.onnx", "there is no folder")):
+        ran = run("export", digits_file, "-o", tmp_path / name)
+        assert ran.code == 1 and reason in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_examples() -> None:
+    ran = run("export", "--help")
+    assert ran.code == 0 and "featherweight export mnist-lenet5.fwt -o lenet5.onnx" in ran.out

@@ -1,0 +1,319 @@
+"""Compressed models: what stays an integer in the file, and in the engine."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featherweight.activations.quantizers import Quantizer
+from featherweight.activations.rules import Calibrated
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import EngineError
+from featherweight.core.scheme import Scheme
+from featherweight.core.site import WEIGHTS
+from featherweight.core.stage import Learn, Recipe, Stage
+from featherweight.core.task import ACCURACY, Example, Task
+from featherweight.engines import ENGINES
+from featherweight.engines.engine import Settings
+from featherweight.engines.export import Export, export
+from featherweight.engines.onnx import export_onnx
+from featherweight.engines.parity import parity
+from featherweight.graph.fold import FoldNorms
+from featherweight.result import Result
+from featherweight.run import run
+from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
+from featherweight.tasks import find
+from featherweight.tasks.digits import digits
+
+from .nets import NETS
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+READERS = ("onnxruntime", "openvino")
+INT8 = Uniform(8, granularity=PerChannel(), fit=Fit.SEARCH)
+FLOATS = 1e-4
+
+
+def quantized(model: nn.Module, task: Task, rule: Calibrated, scheme: Scheme = INT8) -> Compressed:
+    """Weights by ``scheme``, norms folded, activations by ``rule``."""
+    stage = Stage("integers", {WEIGHTS: scheme}, edit=FoldNorms(), tap=rule)
+    student, _ = run(model, task, Recipe("integers", (stage,)))
+    return student.eval()
+
+
+def coded(model: nn.Module, schemes: Mapping[str, Scheme]) -> Compressed:
+    """Weights alone."""
+    student = Compressed(model)
+    student.encode({name: scheme.project(student.source(name)) for name, scheme in schemes.items()}, schemes)
+    student.settle()
+    return student.eval()
+
+
+def net_task(name: str) -> Task:
+    net = NETS[name]
+    return Task(
+        name, architecture=net.build, model=net.model, example=lambda: net.example,
+        evaluation=lambda: [(net.inputs[0], torch.zeros(5))], selection=lambda: [(net.inputs[0], torch.zeros(5))],
+        calibration=lambda: [(net.inputs[0], torch.zeros(5))], quality=ACCURACY,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def disturbed() -> Tensor:
+    """A thousand digits that the network was not trained on, many of them disturbed: they reach all ranges."""
+    inputs = torch.cat([digits("evaluation")[0], digits("selection")[0], digits("evaluation")[0]])[:1000]
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
+    return inputs + noise * torch.linspace(0, 0.5, 1000).view(-1, 1, 1, 1)
+
+
+@pytest.fixture(scope="module", params=["affine", "symmetric"])
+def student(request: pytest.FixtureRequest, digits_model: nn.Module) -> Compressed:
+    rule = Calibrated(batches=4, symmetric=request.param == "symmetric")
+    return quantized(digits_model, find("digits"), rule)
+
+
+def outputs(engine: str, path: Path, *inputs: Tensor, settings: Settings | None = None) -> Any:
+    if ENGINES[engine].extra:
+        pytest.importorskip(engine)
+    return ENGINES[engine].open(path, settings or Settings()).run([x.numpy() for x in inputs])
+
+
+@torch.no_grad()
+def simulated(student: nn.Module, x: Tensor) -> Any:
+    return [student(x).numpy()]
+
+
+def optimized(path: Path) -> Counter[str]:
+    """Operators of the graph that ONNX Runtime makes of a file."""
+    runtime = pytest.importorskip("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.optimized_model_filepath = str(path.with_suffix(".optimized"))
+    runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(path.with_suffix(".optimized")).graph.node)
+
+
+@pytest.mark.parametrize("engine", READERS)
+def test_engines_decide_as_the_simulation_does(
+    engine: str, student: Compressed, disturbed: Tensor, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    written = export(student, find("digits").example(), path)
+    assert set(written.integers) == {f"{name}.weight" for name in ("conv1", "conv2", "conv3", "fc1", "fc2")}
+    assert written.numbers == () and written.file.any_batch
+    found = parity([simulated(student, disturbed)], [outputs(engine, path, disturbed)])
+    assert found.samples == 1000 and found.agreement is not None and found.agreement >= 0.99 and found.snr > 25
+
+
+def test_what_is_exported_is_what_is_simulated(student: Compressed, disturbed: Tensor, tmp_path: Path) -> None:
+    written = export(student, find("digits").example(), tmp_path / "m.pt2")
+    assert written.file.bytes < 2 * sum(p.numel() for p in student.base.parameters()), "weights of a byte each"
+    found = parity([simulated(student, disturbed)], [outputs("pytorch", tmp_path / "m.pt2", disturbed)])
+    assert found.largest < FLOATS
+
+
+def test_onnxruntime_computes_every_layer_in_integers(digits_model: nn.Module, tmp_path: Path) -> None:
+    student = quantized(digits_model, find("digits"), Calibrated(batches=4))
+    export(student, find("digits").example(), tmp_path / "m.onnx")
+    found = optimized(tmp_path / "m.onnx")
+    assert (found["QLinearConv"], found["QGemm"]) == (3, 2) and not found["Conv"] + found["Gemm"] + found["FusedGemm"]
+
+
+class Graph:
+    """A file's operators, by the tensors that they make and take."""
+
+    def __init__(self, path: Path) -> None:
+        self.model = onnx.load(path)
+        self.nodes = list(self.model.graph.node)
+        self.constants = {each.name: each for each in self.model.graph.initializer}
+        self.makers = {name: node for node in self.nodes for name in node.output}
+
+    def type_of(self, name: str) -> int:
+        """Of a constant or a Constant node's value."""
+        if name in self.constants:
+            return int(self.constants[name].data_type)
+        return int(next(each for each in self.makers[name].attribute if each.name == "value").t.data_type)
+
+    def activations(self) -> list[Any]:
+        """The DequantizeLinear operators of activations."""
+        made = [node for node in self.nodes if node.op_type == "DequantizeLinear"]
+        return [node for node in made if node.input[0] in self.makers]
+
+    def weights(self) -> list[Any]:
+        made = [node for node in self.nodes if node.op_type == "DequantizeLinear"]
+        return [node for node in made if node.input[0] in self.constants]
+
+    def users(self, name: str) -> Iterator[Any]:
+        """Who takes a tensor, through changes of its shape."""
+        for node in self.nodes:
+            if name in node.input:
+                if node.op_type in ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"):
+                    yield from self.users(node.output[0])
+                else:
+                    yield node
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["digits", "residual", "attending"])
+def test_activations_are_unsigned_weights_are_signed_and_nothing_else_is_quantized(
+    name: str, symmetric: bool, tmp_path: Path
+) -> None:
+    student = quantized(NETS[name].model(), net_task(name), Calibrated(symmetric=symmetric))
+    export(student, NETS[name].example, tmp_path / "m.onnx")
+    graph, types = Graph(tmp_path / "m.onnx"), onnx.TensorProto
+    quantizers = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
+    assert quantizers and {graph.type_of(node.input[2]) for node in quantizers} == {types.UINT8}
+    assert {graph.type_of(node.input[0]) for node in graph.weights()} <= {types.INT8, types.INT32}
+    users = {user.op_type for made in graph.activations() for user in graph.users(made.output[0])}
+    joins = {"Add", "Concat", "ReduceMean", "Relu", "MaxPool"}
+    assert users and users <= {"Conv", "Gemm", "MatMul", *joins}, users
+    real = {made.output[0] for made in graph.activations()}
+    for node in graph.nodes:
+        assert node.op_type not in ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+        if node.op_type == "MatMul":
+            assert not real.issuperset(node.input), "a product of two activations is quantized"
+
+
+@pytest.mark.parametrize("name", ["residual", "attending"])
+@pytest.mark.parametrize("engine", READERS)
+def test_nets_with_joins_and_attention_are_near_their_simulation(engine: str, name: str, tmp_path: Path) -> None:
+    net = NETS[name]
+    student = quantized(net.model(), net_task(name), Calibrated())
+    export(student, net.example, tmp_path / "m.onnx")
+    found = parity([simulated(student, net.inputs[0])], [outputs(engine, tmp_path / "m.onnx", net.inputs[0])])
+    assert found.snr > 25, found
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+@pytest.mark.parametrize("engine", READERS)
+def test_a_quantizer_of_few_bits_clips_where_it_should(engine: str, bits: int, tmp_path: Path) -> None:
+    quantizer = Quantizer(bits, -(2 ** (bits - 1)) + 1, torch.tensor(0.25))
+    model = nn.Sequential(quantizer, nn.Identity())
+    x = torch.linspace(-70, 70, 2241)  # every quarter of a step, exact in binary
+    if engine == "openvino":  # it adds the zero point before it rounds: ties go to odd levels where that is odd
+        x = x[(x * 8) % 2 != 1]
+    x = x.view(-1, 1)
+    export_onnx(model, Example((x[:2],)), tmp_path / "m.onnx")
+    (found,) = outputs(engine, tmp_path / "m.onnx", x)
+    assert torch.equal(torch.from_numpy(found), quantizer(x).detach())
+    assert (found.min(), found.max()) == (quantizer.lowest / 4, quantizer.highest / 4)
+
+
+class Linears(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(128, 256), nn.Linear(256, 64, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu())
+        return y
+
+
+@pytest.mark.parametrize("shape", [(6, 128), (6, 3, 128)])
+def test_four_bit_groups_take_four_bits_and_run_as_such(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Linears(), torch.randn(shape)
+    written: dict[int, Export] = {}
+    for bits in (4, 8):
+        scheme = Uniform(bits, granularity=PerGroup(32))
+        student = coded(model, {"first.weight": scheme, "second.weight": scheme})
+        path = tmp_path / f"m{bits}.onnx"
+        written[bits] = export(student, Example((x[:1],)), path)
+        assert optimized(path)["MatMulNBits"] == 2
+        for engine in READERS:
+            exact = parity([simulated(student, x)], [outputs(engine, path, x)])
+            assert exact.largest < FLOATS, (engine, exact)
+            rounding = parity([simulated(student, x)], [outputs(engine, path, x, settings=Settings(rounding=True))])
+            assert rounding.snr > 30
+    graph = Graph(tmp_path / "m4.onnx")
+    assert {graph.type_of(node.input[0]) for node in graph.weights()} == {onnx.TensorProto.INT4}
+    levels = (128 * 256 + 256 * 64) / 2
+    assert written[8].file.bytes - written[4].file.bytes == pytest.approx(levels, rel=0.02)
+
+
+def test_weights_alone_stay_integers_and_are_not_folded(digits_model: nn.Module, tmp_path: Path) -> None:
+    names = [name for name, p in digits_model.named_parameters() if p.ndim > 1]
+    student = coded(digits_model, dict.fromkeys(names, INT8))
+    export(student, find("digits").example(), tmp_path / "m.onnx")
+    graph, x = Graph(tmp_path / "m.onnx"), digits("selection")[0]
+    assert [graph.type_of(node.input[0]) for node in graph.weights()] == [onnx.TensorProto.INT8] * 5
+    assert (tmp_path / "m.onnx").stat().st_size < 1.1 * sum(p.numel() for p in digits_model.parameters())
+    for engine in READERS:
+        assert parity([simulated(student, x)], [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS
+
+
+def test_other_codes_are_decoded_and_told(digits_model: nn.Module, tmp_path: Path) -> None:
+    schemes: dict[str, Scheme] = {
+        "conv2.weight": Sparse(Fraction(0.8), values=Uniform(8)),
+        "conv3.weight": Codebook(4),
+        "fc1.weight": Uniform(8, symmetric=False),
+        "fc2.weight": Uniform(8),
+    }
+    student = coded(digits_model, schemes)
+    x = digits("selection")[0]
+    for path in (tmp_path / "m.onnx", tmp_path / "m.pt2"):
+        written = export(student, find("digits").example(), path)
+        assert set(written.integers) == {"conv2.weight", "fc2.weight"}
+        assert set(written.numbers) == {"conv3.weight", "fc1.weight"}
+        found = outputs(written.engine.name, path, x)
+        assert parity([simulated(student, x)], [found]).largest < FLOATS
+
+
+class Twice(nn.Module):
+    """A layer that is called twice, and a weight that two layers share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.one, self.other = (nn.Linear(8, 8) for _ in range(3))
+        self.other.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.other(self.one(self.again(self.again(x).relu()))) + x
+        return y
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (3, 2, 8)])
+def test_layers_that_are_called_twice_and_shared_weights(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    student = coded(Twice(), {"again.weight": INT8, "one.weight": INT8})
+    written = export(student, Example((x,)), tmp_path / "m.onnx")
+    assert (written.integers, written.numbers) == (("again.weight",), ("one.weight",))
+    for engine in READERS:
+        assert parity([simulated(student, x)], [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS
+
+
+def test_exporting_leaves_the_student_as_it_was_and_gives_the_same_bytes(student: Compressed, tmp_path: Path) -> None:
+    x, example = digits("selection")[0], find("digits").example()
+    before, names = simulated(student, x)[0], [name for name, _ in student.base.named_parameters()]
+    for name in ("a.onnx", "b.onnx"):
+        export(student, example, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert (simulated(student, x)[0] == before).all()
+    assert [name for name, _ in student.base.named_parameters()] == names
+
+
+def test_what_cannot_be_exported_as_asked_is_refused(digits_model: nn.Module, tmp_path: Path) -> None:
+    example = find("digits").example()
+    student = coded(digits_model, {"fc1.weight": INT8})
+    with pytest.raises(EngineError, match="files of openvino end in .onnx"):
+        export(student, example, tmp_path / "m.pt2", ENGINES["openvino"])
+    student.learn({"fc1.weight": Learn.LATENT})
+    with pytest.raises(EngineError, match=r"call settle\(\)"):
+        export(student, example, tmp_path / "m.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_exports_its_student(digits_model: nn.Module, tmp_path: Path) -> None:
+    student = coded(digits_model, {"fc1.weight": INT8})
+    result = Result(student, find("digits"), Recipe("one", (Stage("fc1", {"fc1.weight": INT8}),)), (), None)
+    assert result.export(tmp_path / "m.onnx").engine.name == "onnxruntime"
+    assert result.export(str(tmp_path / "n.onnx"), ENGINES["openvino"]).engine.name == "openvino"
+    assert (tmp_path / "m.onnx").read_bytes() == (tmp_path / "n.onnx").read_bytes()
