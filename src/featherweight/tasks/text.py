@@ -48,11 +48,12 @@ def shakespeare() -> str:
     return text
 
 
-def docstring_paragraphs(count: int, words: int = 6, most: int = 12) -> list[str]:
+def docstring_paragraphs(count: int, words: int = 6, most: int = 15) -> list[str]:
     """``count`` first paragraphs, of ``words`` words or more, each on one line and each another one.
 
     They are those of the modules of ``MODULES``, their classes and functions, in the order of the source, at most
-    ``most`` of a module. Versions of Python differ in a few of them. Raises ``DataError`` where the library's sources are not installed.
+    ``most`` of a module. Versions of Python differ in a few of them. Raises ``DataError`` where the library's sources
+    are not installed.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     found: dict[str, None] = {}
