@@ -50,6 +50,14 @@ def test_tasks_are_listed() -> None:
     assert all(name in text for name in BUILT_IN) and "72,842" in text
 
 
+def test_tasks_are_listed_where_an_extra_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    parameters = {each["name"]: each["parameters"] for each in run("tasks", "--json").json}
+    assert parameters.pop("minilm") is None and all(parameters.values())
+    text = run("tasks").out
+    assert "not installed" in text and "featherweight[models]" in text
+
+
 def test_papers_are_found_by_words() -> None:
     found = run("papers", "--json").json
     assert [each["name"] for each in found] == list(PAPERS)

@@ -115,7 +115,7 @@ def verified(results: Sequence[Verified]) -> Table:
     """A row a file: what it claims, what it measures; and on the samples that no choice was made on, if some were."""
     table = _table("file", "task")
     parts = any(each.measured.rest is not None for each in results)
-    for column in ("bytes", "claimed", "measured", "samples", *([REST] if parts else []), "nonzero", "MACs"):
+    for column in ("bytes", "claimed", "measured", "samples", *(["held out"] if parts else []), "nonzero", "MACs"):
         table.add_column(column, justify="right")
     table.add_column("")
     for each in results:

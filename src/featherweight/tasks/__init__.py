@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.core.task import Task
-from featherweight.tasks import cifar, digits, imagenet, minilm, mnist
+from featherweight.tasks import cifar, digits, imagenet, minilm, mnist, shakespeare
 from featherweight.tasks.data import Tensors, data_folder
 from featherweight.tasks.user import load_task
 
@@ -20,6 +20,8 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "cifar10-resnet56": cifar.resnet56,
     "imagenet-lite0": imagenet.task,
     "minilm": minilm.task,
+    "shakespeare-lstm": shakespeare.lstm,
+    "shakespeare-transformer": shakespeare.transformer,
 }
 """All built-in tasks by name. Making one is cheap: data is read when the task's functions are called."""
 

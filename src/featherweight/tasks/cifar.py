@@ -60,12 +60,12 @@ def resnet20() -> Task:
 
 
 def resnet32() -> Task:
-    """ResNet-32 of 464,154 parameters on CIFAR-10. Weights and images as for ResNet-20."""
+    """ResNet-32 of 464,154 parameters on CIFAR-10; weights and images as for ResNet-20."""
     return _task(32, 6)
 
 
 def resnet44() -> Task:
-    """ResNet-44 of 658,586 parameters on CIFAR-10. Weights and images as for ResNet-20."""
+    """ResNet-44 of 658,586 parameters on CIFAR-10; weights and images as for ResNet-20."""
     return _task(44, 7)
 
 

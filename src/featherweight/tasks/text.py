@@ -48,7 +48,7 @@ def shakespeare() -> str:
     return text
 
 
-def docstring_paragraphs(count: int, words: int = 6, most: int = 12) -> list[str]:
+def docstring_paragraphs(count: int, words: int = 6, most: int = 15) -> list[str]:
     """``count`` first paragraphs, of ``words`` words or more, each on one line and each another one.
 
     They are those of the modules of ``MODULES``, their classes and functions, in the order of the source, at most

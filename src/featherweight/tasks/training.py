@@ -3,10 +3,10 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import safetensors.torch
 import torch
@@ -17,11 +17,22 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from featherweight.core.errors import DataError
-from featherweight.tasks.data import VARIABLE, Tensors, data_folder
+from featherweight.tasks.data import VARIABLE, data_folder
 from featherweight.tasks.download import write_atomically
 
 LOOP = 1
 """Raised when :func:`train_baseline` changes, so that models of the old loop are not taken for those of the new one."""
+
+
+class Rounds(Protocol):
+    """Training data: batches ``(inputs, targets)``, so many a round, again and again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,11 @@ def cross_entropy(outputs: Tensor, batch: Any) -> Tensor:
 
 
 def baseline(
-    name: str, architecture: Callable[[], nn.Module], train: Callable[[], Tensors], settings: Baseline
+    name: str,
+    architecture: Callable[[], nn.Module],
+    train: Callable[[], Rounds],
+    settings: Baseline,
+    loss: Loss = cross_entropy,
 ) -> nn.Module:
     """The trained network of task ``name``, from ``models/<name>-<key>.safetensors`` or trained now and kept there.
 
@@ -76,13 +91,15 @@ def baseline(
             _load(model, path)
         else:
             _check_writable(path.parent)
-            train_baseline(model, train(), settings, name)
+            train_baseline(model, train(), settings, name, loss)
             write_atomically(path, safetensors.torch.save(model.state_dict()))
     return model.to(torch.get_default_device()).eval()
 
 
-def train_baseline(model: nn.Module, data: Tensors, settings: Baseline, name: str = "model") -> None:
-    """Train ``model`` in place with cross entropy; the caller seeds torch's generator.
+def train_baseline(
+    model: nn.Module, data: Rounds, settings: Baseline, name: str = "model", loss: Loss = cross_entropy
+) -> None:
+    """Train ``model`` in place with ``loss(outputs, batch)``; the caller seeds torch's generator.
 
     With the same seed, version of torch and number of threads, the result is the same to the bit.
     """
@@ -96,8 +113,7 @@ def train_baseline(model: nn.Module, data: Tensors, settings: Baseline, name: st
         for _ in range(settings.epochs):
             for batch in data:
                 optimizer.zero_grad(set_to_none=True)
-                loss = cross_entropy(model(batch[0]), batch)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss(model(batch[0]), batch).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
                 progress.advance(bar)
