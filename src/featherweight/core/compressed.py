@@ -196,9 +196,13 @@ class Compressed(nn.Module):
 
     def edit(self, edit: Edit) -> None:
         """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
+        moved = {edit.retap(self.base, place): function for place, function in self._taps.functions.items()}
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         edit.apply(self.base)
         self.edits += (edit,)
+        self._taps.functions = moved
+        if self._watcher is not None:
+            self._watcher.watch(moved)
         found = list(parameters(self.base))
         self._names = {first: names for first, names, _ in found}
         self._trainable = {first: self._trainable.get(first, True) for first in self._names}
