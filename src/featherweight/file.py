@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, type[Function]] = {each.identifier: each for each in (Quant
 BUILT_IN, PLAIN, PACKED = 0, 1, 2
 """Kinds of headers: a task's number and claims; JSON; deflated JSON."""
 HEADER_BYTES, HEADER_LISTS = 1 << 24, 1 << 18
-"""A header that was deflated is no longer than this, and has no more lists and tables: reading it takes bounded memory."""
+"""A deflated header is no longer than this, and has no more lists and tables: reading it takes bounded memory."""
 CALLS = 1 << 20
 """Calls of one operator by one module, and operands of one call, that a file can name."""
 DEPTH, SETTINGS, PARTS = 6, 8, 4

@@ -10,8 +10,8 @@ from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.activations.rules import LearnedSteps
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SelectionError
-from featherweight.core.task import Example, Task
 from featherweight.core.tap import TapSite
+from featherweight.core.task import Example, Task
 from featherweight.file import encode, load
 
 
@@ -124,7 +124,9 @@ def test_a_copy_has_taps_of_its_own() -> None:
 
 def test_no_such_module() -> None:
     model, student = tapped()
-    task = Task("two", Two, lambda: model, lambda: Example((torch.randn(1, 4),)), calibration=lambda: [torch.randn(1, 4)])
+    task = Task(
+        "two", Two, lambda: model, lambda: Example((torch.randn(1, 4),)), calibration=lambda: [torch.randn(1, 4)]
+    )
     with pytest.raises(SelectionError, match="third"):
         LearnedSteps(("third",)).taps(student, task)
 

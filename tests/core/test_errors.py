@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import featherweight as fw
-from featherweight import file
-from featherweight.core.compressed import Compressed
 from featherweight.core.errors import (
     BudgetError,
     FeatherweightError,

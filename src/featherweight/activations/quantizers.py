@@ -10,14 +10,14 @@ from featherweight.core.tap import Function
 
 
 class Quantizer(Function):
-    """``x̂ = s · clamp(round(x / s), l, h)`` with a scale ``s > 0`` and ``2ᵇ`` integer levels ``l ≤ 0 ≤ h = l + 2ᵇ − 1``.
+    """``x̂ = s · clamp(round(x / s), l, h)`` with a scale ``s > 0`` and ``2ᵇ`` levels ``l ≤ 0 ≤ h = l + 2ᵇ − 1``.
 
     Zero is always a level. What an engine stores is the unsigned integer ``round(x / s) − l``: the zero point is
     ``−l``. Ties go to even levels. ``l = 0`` is for what is never negative, ``l = −2ᵇ⁻¹`` is symmetric.
 
     Backward: straight through strictly inside the range, zero outside; where the scale is ``learned``,
-    ``∂x̂/∂s = round(x/s) − x/s`` inside and the bound outside, times ``1/√(n · h)`` for ``n`` features of a sample (Esser
-    et al. 2019, arXiv 1902.08153, equations 3 and 5 and section 2.2).
+    ``∂x̂/∂s = round(x/s) − x/s`` inside and the bound outside, times ``1/√(n · h)`` for ``n`` features of a sample
+    (Esser et al. 2019, arXiv 1902.08153, equations 3 and 5 and section 2.2).
     """
 
     identifier = "uniform"
@@ -45,7 +45,10 @@ class Quantizer(Function):
 
     @classmethod
     def starting_from(cls, x: Tensor, bits: int) -> Self:
-        """A learned scale that starts at ``2 · mean|x| / √h`` (Esser et al. 2019, section 2.1); unsigned where ``x`` is."""
+        """A learned scale that starts at ``2 · mean|x| / √h`` (Esser et al. 2019, section 2.1).
+
+        Levels are unsigned where ``x`` is.
+        """
         lowest = -(2 ** (bits - 1)) if bool((x < 0).any()) else 0
         step = 2 * x.detach().float().abs().mean() / max(lowest + 2**bits - 1, 1) ** 0.5
         return cls(bits, lowest, step.clamp(min=1e-8), learned=True)
@@ -149,4 +152,5 @@ class _Binarize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return gradient * (x.abs() <= 1)
+        through: Tensor = gradient * (x.abs() <= 1)
+        return through

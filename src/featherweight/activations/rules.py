@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.activations.ranges import MinMax, Observer

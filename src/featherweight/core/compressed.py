@@ -158,9 +158,13 @@ class Compressed(nn.Module):
             self._place(name, self.parameter(name).detach() if code is None else code.decode().detach())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._learning:
-            return self.base(*args, **kwargs)
-        return functional_call(self.base, self._swapped(), args, kwargs)
+        try:
+            if not self._learning:
+                return self.base(*args, **kwargs)
+            return functional_call(self.base, self._swapped(), args, kwargs)
+        finally:
+            if self._watcher is not None:
+                self._watcher.reset()
 
     @contextmanager
     def decoded(self) -> Iterator[nn.Module]:

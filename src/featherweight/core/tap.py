@@ -121,6 +121,12 @@ class Watcher:
             handles.append(module.register_forward_hook(partial(_leave, self, name), always_call=True))
         return handles
 
+    def reset(self) -> None:
+        """End a run that was broken off by what no hook is told of, such as an interrupt from the keyboard."""
+        mode, self.mode, self.path = self.mode, None, []
+        if mode is not None:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
     def called(self, operator: Operator, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Carry out one call, with its operands and its result shown."""
         args, kwargs = _positional(operator, args, kwargs)
@@ -169,8 +175,7 @@ def _leave(watcher: Watcher, name: str, module: nn.Module, args: Any, output: An
         return
     watcher.path.pop()
     if not watcher.path:
-        mode, watcher.mode = watcher.mode, None
-        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        watcher.reset()
 
 
 def _positional(
@@ -207,10 +212,12 @@ def _replaced(operator: Operator, args: tuple[Any, ...], shown: Mapping[int, Ten
 @contextmanager
 def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = None) -> Iterator[None]:
     """Show activations of ``model`` to ``visit`` within the block."""
-    handles = Watcher(visit, places).install(model)
+    watcher = Watcher(visit, places)
+    handles = watcher.install(model)
     try:
         yield
     finally:
+        watcher.reset()
         for handle in handles:
             handle.remove()
 

@@ -95,16 +95,26 @@ class Fold(Edit):
 
 
 def _pair(model: nn.Module, name: str, norm_name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """The two modules; their types stand for all that :data:`LAYERS` and :data:`NORMS` list."""
     modules = dict(model.named_modules())
-    layer, norm = modules.get(name), modules.get(norm_name)
-    if type(layer) not in LAYERS or type(norm) not in NORMS or norm.running_var is None:
+    layer, norm = _layer(modules.get(name)), _norm(modules.get(norm_name))
+    if layer is None or norm is None:
         raise FormatError(f"the model has no layer {name!r} and norm {norm_name!r} with statistics to fold")
-    if "weight" not in layer._parameters:
-        raise FormatError(f"the weight of {name!r} is computed from other parameters, and cannot take a norm")
     if layer.weight.shape[0] != norm.num_features:
         raise FormatError(f"{norm_name!r} norms {norm.num_features} channels, {name!r} has {layer.weight.shape[0]}")
-    return layer, norm  # type: ignore[return-value]
+    return layer, norm
+
+
+def _layer(module: nn.Module | None) -> nn.Conv2d | None:
+    """The module, if it is one of :data:`LAYERS`, all of which have what is needed of their type here.
+
+    Neither a subclass, which may compute more than its name says, nor one whose weight is computed from others.
+    """
+    return module if type(module) in LAYERS and "weight" in module._parameters else None  # type: ignore
+
+
+def _norm(module: nn.Module | None) -> nn.BatchNorm2d | None:
+    """The same of :data:`NORMS`, with statistics."""
+    return module if type(module) in NORMS and module.running_var is not None else None  # type: ignore
 
 
 def _names(model: nn.Module, module: nn.Module) -> list[str]:
@@ -124,8 +134,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
     """(layer, norm) wherever a norm's only input is a layer's output that nobody else sees, each used once.
 
-    Classes are torch's own, since a subclass may compute more than its name says; and the features that a norm takes
-    must be the layer's: a linear layer's lie in the last dimension, a norm's in the second.
+    The norm's features must be the layer's: those of a linear layer lie in the last dimension, a norm's in the second.
     """
     modules = dict(model.named_modules())
     uses: dict[str, int] = {}
@@ -137,8 +146,8 @@ def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
         source = traced.calls.get(before) if isinstance(before, Node) else None
         if call.operator is not Operator.NORMALIZE or source is None or not isinstance(before, Node):
             continue
-        layer, norm = modules.get(source.module), modules.get(call.module)
-        if type(layer) not in LAYERS or type(norm) not in NORMS or norm.running_var is None:
+        layer, norm = _layer(modules.get(source.module)), _norm(modules.get(call.module))
+        if layer is None or norm is None:
             continue
         single = uses[source.module] == uses[call.module] == len(before.users) == 1
         own = _only_user(traced, model, before, layer) and _only_user(traced, model, node, norm)

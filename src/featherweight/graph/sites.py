@@ -43,7 +43,7 @@ class Activation:
 
 @dataclass(frozen=True)
 class Edge:
-    """An operand of a call, where the tensor comes from, and whether parts were taken or zeros put around on the way."""
+    """An operand of a call, where the tensor comes from, and whether parts were taken or zeros put around it."""
 
     node: Node
     operand: int
@@ -154,9 +154,10 @@ def _only_quantized(source: Node, chosen: set[tuple[Node, int]]) -> bool:
         if user.op == "call_function" and (user.target in VIEWS or _is_part(user)):
             if not _only_quantized(user, chosen):
                 return False
-        elif user.op == "output" or user.target not in TARGETS:
+            continue
+        if user.op == "output" or user.target not in TARGETS:
             return False
-        elif any((user, number) not in chosen for number, operand in operands(user).items() if operand is source):
+        if any((user, number) not in chosen for number, operand in operands(user).items() if operand is source):
             return False
     return bool(source.users)
 
