@@ -163,7 +163,7 @@ def _bounded(text: bytes) -> bytes:
 
 def _tensors(record: Any) -> tuple[Slot, ...]:
     """None in a built-in task's file: its architecture, edited, names them."""
-    if "tensors" not in record and "number" in record:
+    if "tensors" not in record and record.get("number") is not None:
         return ()
     return _distinct(tuple(_slot(*each) for each in record["tensors"]))
 
