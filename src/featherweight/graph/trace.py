@@ -1,5 +1,6 @@
 """A model's graph of operators, with the calls that a running model counts (``featherweight.core.tap``)."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,9 @@ class Traced:
 def trace(model: nn.Module, example: Example) -> Traced:
     """Trace the model on the example, as it is in evaluation; ``SelectionError`` where it cannot be traced."""
     try:
-        program = torch.export.export(model, example.args, example.kwargs, strict=False)
+        with warnings.catch_warnings():  # recurrent layers keep a second list of their weights, and get it back
+            warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+            program = torch.export.export(model, example.args, example.kwargs, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise SelectionError(
