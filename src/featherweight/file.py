@@ -49,8 +49,8 @@ FUNCTIONS: dict[str, type[StoredFunction]] = {each.identifier: each for each in 
 
 BUILT_IN, PLAIN, PACKED = 0, 1, 2
 """Kinds of headers: a task's number and claims; JSON; deflated JSON."""
-HEADER_BYTES = 1 << 26
-"""A deflated header may not become longer than this."""
+HEADER_BYTES, HEADER_LISTS = 1 << 24, 1 << 18
+"""A deflated header is no longer than this, and has no more lists and tables: reading it takes bounded memory."""
 CALLS = 1 << 20
 """Calls of one operator by one module, and operands of one call, that a file can name."""
 DEPTH, SETTINGS, PARTS = 6, 8, 4
@@ -130,7 +130,7 @@ class Header:
                 task=_optional(record, "task", str),
                 recipe=_optional(record, "recipe", str) or "",
                 edits=tuple(EDITS[name].from_json(value) for name, value in record.get("edits", [])),
-                taps=tuple(site for each in record.get("taps", []) for site in _tap_sites(*each)),
+                taps=_taps(record.get("taps", [])),
             )
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
@@ -140,24 +140,47 @@ class Header:
 def _inflated(data: bytes) -> str:
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(data, HEADER_BYTES)
-        if not unpacker.eof or unpacker.unused_data:
-            raise ValueError("it is cut short, too long, or has something behind it")
-        return text.decode()
+        text = unpacker.decompress(data, HEADER_BYTES + 1)
+        if len(text) <= HEADER_BYTES and (not unpacker.eof or unpacker.unused_data):
+            raise ValueError("it is cut short, or has something behind it")
+        return _bounded(text).decode()
     except (zlib.error, ValueError) as error:
         raise FormatError(f"the packed header cannot be read ({error})") from error
 
 
+def _deflated(text: str) -> bytes:
+    return zlib.compress(_bounded(text.encode()), 9)
+
+
+def _bounded(text: bytes) -> bytes:
+    lists = text.count(b"[") + text.count(b"{")
+    if len(text) > HEADER_BYTES or lists > HEADER_LISTS:
+        raise FormatError(
+            f"the header has {len(text)} bytes or more and {lists} lists or more; a .fwt file holds {HEADER_BYTES} and "
+            f"{HEADER_LISTS}: split the model"
+        )
+    return text
+
+
 def _tensors(record: Any) -> tuple[Slot, ...]:
     """None in a built-in task's file: its architecture, edited, names them."""
-    if "tensors" not in record and "number" in record:
+    if "tensors" not in record and record.get("number") is not None:
         return ()
     return _distinct(tuple(_slot(*each) for each in record["tensors"]))
 
 
+def _taps(rows: Any) -> tuple[TapSite, ...]:
+    if type(rows) is not list:
+        raise TypeError("taps are no list")
+    sites = tuple(site for row in rows for site in _tap_sites(*row))
+    if len({site.place for site in sites}) < len(sites):
+        raise ValueError("two functions have the same place")
+    return sites
+
+
 def _tap_sites(identifier: Any, settings: Any, places: Any) -> list[TapSite]:
-    if type(settings) is not list:
-        raise TypeError("settings of a function are no list")
+    if type(settings) is not list or type(places) is not list:
+        raise TypeError("settings or places of a function are no list")
     function = FUNCTIONS[identifier].from_json(settings)
     return [TapSite(_place(*each), function) for each in places]
 
@@ -165,6 +188,7 @@ def _tap_sites(identifier: Any, settings: Any, places: Any) -> list[TapSite]:
 def _place(module: Any, operator: Any, ordinal: Any, operand: Any) -> Place:
     if type(module) is not str or not all(type(number) is int for number in (ordinal, operand)):
         raise TypeError("a place is no text and two numbers")
+    module.encode()
     if not 0 <= ordinal < CALLS or not -1 <= operand < CALLS:
         raise ValueError(f"there is no call {ordinal} and operand {operand}")
     return Place(Call(module, Operator(operator), ordinal), None if operand < 0 else operand)
@@ -266,7 +290,7 @@ def encode(
         _write_claims(writer, claims)
     else:
         writer.unsigned(PACKED)
-        writer.blob(zlib.compress(_header(student, number, claims, task, recipe).encode(), 9))
+        writer.blob(_deflated(_header(student, number, claims, task, recipe)))
     return seal(writer.finish() + _encode_codes(codes))
 
 
@@ -318,8 +342,14 @@ def _taps_record(sites: Mapping[Place, Function]) -> list[Any]:
         places = [place for place, other in sites.items() if other is function]
         if not isinstance(function, StoredFunction) or type(function) not in FUNCTIONS.values():
             name = type(function).__name__
-            raise FormatError(f"{places[0]} is sent through {name}, which a .fwt file cannot hold; settle it first")
-        rows.append([function.identifier, function.to_json(), [_place_record(place) for place in places]])
+            raise FormatError(
+                f"{places[0]} is sent through {name}, which a .fwt file cannot hold; use a class of FUNCTIONS, or settle it"
+            )
+        settings = function.to_json()
+        with naming(str(places[0])):
+            if type(function).from_json(settings).to_json() != settings:
+                raise FormatError(f"{function} would be rounded in a .fwt file; make its numbers float32")
+        rows.append([function.identifier, settings, [_place_record(place) for place in places]])
     return rows
 
 
@@ -424,7 +454,8 @@ def _checked(header: "Header", model: nn.Module | None, max_bytes: int) -> tuple
             if site.place.call.module not in modules:
                 raise FormatError(f"the file is for another model: it has no module {site.place.call.module!r}")
         ours = slots(edited)
-        for theirs, own in zip_longest(header.slots or ours, ours):
+        named = ours if header.number is not None and not header.slots else header.slots
+        for theirs, own in zip_longest(named, ours):
             if theirs != own:
                 raise FormatError(f"the file is for another model: it holds {theirs}, the model has {own}")
         return ours
@@ -452,6 +483,8 @@ def load(data: bytes, model: nn.Module, *, max_bytes: int = 1 << 30) -> tuple[Co
             state[slot.name].copy_(code.decode())
         else:
             student.encode({slot.name: code}, {slot.name: Float()})
+    for site in contents.header.taps:
+        site.function.to(student.device)
     student.tap(contents.header.taps)
     return student.eval(), contents
 

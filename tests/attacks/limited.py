@@ -14,16 +14,18 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    from victim import USERS, loads, resealed, unpacks
+    from make import bomb
+    from victim import FILES, TAPPED, USERS, loads, resealed, unpacks
 
-    loads(USERS), unpacks(USERS)
+    loads(TAPPED), unpacks(TAPPED)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MORE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     files = [path.read_bytes() for path in sorted((HERE / "files").iterdir())]
+    files += [bomb(piece, 1 << power) for piece in ("[],", '{"":0},', '"ab",', "[[[]]],") for power in (24, 26)]
     dice = random.Random(3)
-    for _ in range(1000):
-        attack = bytearray(USERS)
+    for number in range(1000):
+        attack = bytearray((USERS, TAPPED, FILES["tapped, plain"])[number % 3])
         attack[dice.randrange(5, len(attack) - 4)] = dice.randrange(256)
         files.append(resealed(bytes(attack)))
     accepted = sum(loads(data) | unpacks(data) for data in files)

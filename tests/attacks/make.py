@@ -5,6 +5,7 @@ exist already are left as they are, so that an attack of today's format is kept 
 """
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,44 @@ def nested(depth: int) -> Tree:
 def cut(kept: Any) -> bytes:
     return user(tensors(["up", [4, 6], "float32"], edits=[["cut", kept]]), coded(LEAF))
 
+
+def blob(data: bytes, coded: bytes = b"") -> bytes:
+    """A file with these bytes in place of a deflated header."""
+    writer = Writer()
+    writer.unsigned(2)
+    writer.blob(data)
+    return seal(writer.finish() + coded)
+
+
+def packed(header: Any, coded: bytes = b"") -> bytes:
+    """The same as :func:`user`, deflated."""
+    return blob(zlib.compress((header if isinstance(header, str) else json.dumps(header)).encode(), 9), coded)
+
+
+def taps(*rows: Any) -> bytes:
+    """A file of no tensors, that is right but for its taps."""
+    return packed({"tensors": [], "taps": list(rows)}, coded())
+
+
+def bomb(piece: str, size: int) -> bytes:
+    """A header of a great many things, in a few kilobytes."""
+    return packed('{"tensors":[' + piece * (size // len(piece)) + "0]}")
+
+
+def tap(*place: Any) -> bytes:
+    return taps(["sign", [], [list(place)]])
+
+
+def quantizer(*settings: Any) -> bytes:
+    return taps(["uniform", list(settings), [PLACE]])
+
+
+def fold(*records: Any) -> bytes:
+    """The victim's own tensors, left to its architecture, with folds."""
+    return packed({"number": 3, "edits": [["fold", record] for record in records]}, coded(LEAF))
+
+
+PLACE = ["layer", "convolve", 0, 0]
 
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "header-kind-unknown": lambda: seal(b"\x07" + coded(LEAF)),
@@ -160,6 +199,93 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "low-rank-too-high": lambda: one([2, 3], (LOW_RANK, (3,), (LEAF, LEAF))),
     "low-rank-of-one-factor": lambda: one([2, 3], (LOW_RANK, (1,), (LEAF,))),
     "low-rank-of-nothing": lambda: one([0, 3], (LOW_RANK, (1,), (LEAF, LEAF))),
+    "packed-nothing": lambda: blob(b""),
+    "packed-of-nothing": lambda: packed(""),
+    "packed-not-deflated": lambda: blob(b'{"tensors":[]}', coded()),
+    "packed-without-zlib-s-header": lambda: blob(zlib.compress(b'{"tensors":[]}')[2:-4], coded()),
+    "packed-cut-short": lambda: blob(zlib.compress(b'{"tensors":[]}')[:-5], coded()),
+    "packed-without-checksum": lambda: blob(zlib.compress(b'{"tensors":[]}')[:-4], coded()),
+    "packed-with-a-wrong-checksum": lambda: blob(zlib.compress(b'{"tensors":[]}')[:-4] + b"1234", coded()),
+    "packed-with-more-behind": lambda: blob(zlib.compress(b'{"tensors":[]}') + b"\0", coded()),
+    "packed-twice": lambda: blob(zlib.compress(b'{"tensors":') + zlib.compress(b"[]}"), coded()),
+    "packed-with-a-dictionary": lambda: blob(b"\x78\xbb\0\0\0\1" + zlib.compress(b'{"tensors":[]}')[2:], coded()),
+    "packed-not-utf-8": lambda: blob(zlib.compress(b'{"tensors":[],"recipe":"\xff\xfe"}'), coded()),
+    "packed-longer-than-the-file": lambda: seal(b"\2\xff\xff\xff\xff\x0f" + zlib.compress(b"{}")),
+    "packed-bomb": lambda: bomb("[],", 1_500_000),
+    "packed-nested-deep": lambda: packed("[" * 1_000_000),
+    "tensors-absent-and-no-number": lambda: packed({"claims": [1, 1, 1, 0]}, coded()),
+    "tensors-absent-and-number-null": lambda: packed({"number": None}, coded()),
+    "tensors-null": lambda: packed({"number": 3, "tensors": None}, coded()),
+    "tensors-none-for-a-model": lambda: packed({"tensors": [], "recipe": "x"}, coded(LEAF)),
+    "taps-a-table": lambda: packed({"tensors": [], "taps": {"abc": 1}}, coded()),
+    "taps-an-empty-table": lambda: packed({"tensors": [], "taps": {}}, coded()),
+    "taps-a-text": lambda: packed({"tensors": [], "taps": "abc"}, coded()),
+    "taps-null": lambda: packed({"tensors": [], "taps": None}, coded()),
+    "taps-a-row-of-text": lambda: taps("abc"),
+    "taps-a-short-row": lambda: taps(["sign", []]),
+    "taps-a-long-row": lambda: taps(["sign", [], [PLACE], 1]),
+    "function-unknown": lambda: taps(["os.system", ["true"], [PLACE]]),
+    "function-a-list": lambda: taps([["sign"], [], [PLACE]]),
+    "function-null": lambda: taps([None, [], [PLACE]]),
+    "places-a-table": lambda: taps(["sign", [], {"layer": 1}]),
+    "places-an-empty-table": lambda: taps(["sign", [], {}]),
+    "places-a-text": lambda: taps(["sign", [], "abcd"]),
+    "places-a-number": lambda: taps(["sign", [], 4]),
+    "place-a-text": lambda: taps(["sign", [], ["abcd"]]),
+    "place-a-number": lambda: taps(["sign", [], [1]]),
+    "place-too-short": lambda: tap("layer", "convolve", 0),
+    "place-too-long": lambda: tap("layer", "convolve", 0, 0, 0),
+    "place-twice": lambda: taps(["sign", [], [PLACE, PLACE]]),
+    "place-of-two-functions": lambda: taps(["sign", [], [PLACE]], ["uniform", [8, 0, 1.0], [PLACE]]),
+    "module-a-number": lambda: tap(0, "convolve", 0, 0),
+    "module-null": lambda: tap(None, "convolve", 0, 0),
+    "module-with-half-a-character": lambda: tap("\ud800", "convolve", 0, 0),
+    "module-unknown": lambda: packed({"number": 3, "taps": [["sign", [], [["nowhere", "add", 0, 0]]]]}, coded(LEAF)),
+    "operator-unknown": lambda: tap("layer", "system", 0, 0),
+    "operator-a-list": lambda: tap("layer", ["convolve"], 0, 0),
+    "ordinal-negative": lambda: tap("layer", "convolve", -1, 0),
+    "ordinal-huge": lambda: tap("layer", "convolve", 1 << 20, 0),
+    "ordinal-very-huge": lambda: tap("layer", "convolve", 10**1500, 0),
+    "ordinal-a-truth": lambda: tap("layer", "convolve", True, 0),
+    "ordinal-a-fraction": lambda: tap("layer", "convolve", 0.0, 0),
+    "operand-negative": lambda: tap("layer", "convolve", 0, -2),
+    "operand-huge": lambda: tap("layer", "convolve", 0, 1 << 20),
+    "operand-a-truth": lambda: tap("layer", "convolve", 0, False),
+    "operand-null": lambda: tap("layer", "convolve", 0, None),
+    "sign-with-settings": lambda: taps(["sign", [1], [PLACE]]),
+    "sign-with-a-table": lambda: taps(["sign", {}, [PLACE]]),
+    "quantizer-with-a-table": lambda: taps(["uniform", {"bits": 8}, [PLACE]]),
+    "quantizer-of-nothing": lambda: quantizer(),
+    "quantizer-too-long": lambda: quantizer(8, 0, 1.0, 0),
+    "quantizer-of-0-bits": lambda: quantizer(0, 0, 1.0),
+    "quantizer-of-9-bits": lambda: quantizer(9, 0, 1.0),
+    "quantizer-of-huge-bits": lambda: quantizer(10**1500, 0, 1.0),
+    "quantizer-of-true-bits": lambda: quantizer(True, 0, 1.0),
+    "quantizer-from-false": lambda: quantizer(8, False, 1.0),
+    "quantizer-from-above-zero": lambda: quantizer(8, 1, 1.0),
+    "quantizer-from-too-low": lambda: quantizer(8, -256, 1.0),
+    "scale-nan": lambda: quantizer(8, 0, float("nan")),
+    "scale-infinite": lambda: quantizer(8, 0, float("inf")),
+    "scale-negative": lambda: quantizer(8, 0, -1.0),
+    "scale-zero": lambda: quantizer(8, 0, 0.0),
+    "scale-overflowing": lambda: quantizer(8, 0, 1e39),
+    "scale-underflowing": lambda: quantizer(8, 0, 1e-46),
+    "scale-an-integer": lambda: quantizer(8, 0, 10**1500),
+    "scale-a-truth": lambda: quantizer(8, 0, True),
+    "scale-a-text": lambda: quantizer(8, 0, "1.0"),
+    "fold-a-list": lambda: fold(["layer", "norm"]),
+    "fold-a-list-of-pairs": lambda: fold([["layer", "norm"]]),
+    "fold-a-text": lambda: fold("layer"),
+    "fold-into-a-number": lambda: fold({"layer": 3}),
+    "fold-into-a-list": lambda: fold({"layer": ["norm"]}),
+    "fold-of-no-layer": lambda: fold({"nowhere": "norm"}),
+    "fold-of-no-norm": lambda: fold({"layer": "nowhere"}),
+    "fold-of-the-model": lambda: fold({"": "norm"}),
+    "fold-of-a-norm": lambda: fold({"norm": "norm"}),
+    "fold-of-a-norm-without-statistics": lambda: fold({"layer": "bare"}),
+    "fold-of-another-size": lambda: fold({"layer": "wide"}),
+    "fold-of-one-norm-into-two-layers": lambda: fold({"layer": "norm", "other": "norm"}),
+    "fold-twice": lambda: fold({"layer": "norm"}, {"layer": "norm"}),
 }
 
 

@@ -15,8 +15,8 @@ import pytest
 from featherweight import file
 from featherweight.core.errors import FormatError
 
-from .make import ATTACKS, FILES, user
-from .victim import USERS, Victim, loads, resealed, survives
+from .make import ATTACKS, FILES, bomb, coded, fold, packed, quantizer, tap, taps, user
+from .victim import TAPPED, USERS, Victim, loads, plain, resealed, student, survives, unpacks
 
 KEPT = sorted(path.name for path in FILES.iterdir())
 
@@ -38,6 +38,54 @@ def test_a_hostile_file_is_refused(name: str) -> None:
 )
 def test_large_headers(header: str) -> None:
     assert not survives(user(header))
+    assert not survives(packed(header))
+
+
+def test_what_is_attacked_is_taken_where_nothing_is_wrong_with_it() -> None:
+    """Else the attacks could be refused for another reason than theirs."""
+    assert unpacks(tap("layer", "convolve", 0, -1)) and unpacks(taps()) and unpacks(quantizer(8, -100, 0.25))
+    assert unpacks(quantizer(1, -1, 3e38)) and unpacks(packed({"tensors": []}, coded()))
+    with pytest.raises(FormatError, match="embed: a stream"):  # which is behind the header
+        file.load(fold({"layer": "norm"}), Victim())
+
+
+REASONS = {
+    "packed": "split the model|packed header cannot be read|reaches past the end|is not one that Featherweight writes",
+    "taps": "is not one that Featherweight writes",
+    "function": "is not one that Featherweight writes",
+    "place": "is not one that Featherweight writes",
+    "places": "is not one that Featherweight writes",
+    "module": "is not one that Featherweight writes|it has no module 'nowhere'",
+    "operator": "is not one that Featherweight writes",
+    "ordinal": "is not one that Featherweight writes",
+    "operand": "is not one that Featherweight writes",
+    "sign": "a sign has no settings|is not one that Featherweight writes",
+    "quantizer": "no quantizer of activations|is not one that Featherweight writes",
+    "scale": "no quantizer of activations",
+    "fold": "norm .* has no name|to fold|two layers|norms 5 channels|is not one that Featherweight writes",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name.partition("-")[0] in REASONS])
+def test_an_attack_is_refused_for_its_own_reason(name: str) -> None:
+    with pytest.raises(FormatError, match=REASONS[name.partition("-")[0]]):
+        file.load((FILES / f"{name}.fwt").read_bytes(), Victim())
+
+
+@pytest.mark.parametrize("piece", ["[],", '{"":0},', "9,", '"ab",', " ", "[[[]]],"])
+@pytest.mark.parametrize("size", [1 << 24, 1 << 26])
+def test_a_header_that_grows_is_refused(piece: str, size: int) -> None:
+    data = bomb(piece, size)
+    assert len(data) < size // 500
+    assert not survives(data)
+
+
+def test_what_could_not_be_read_is_not_written() -> None:
+    many = {"recipe": "x" * file.HEADER_BYTES}
+    with pytest.raises(FormatError, match="split the model"):
+        file.encode(student(), **many)
+    data = file.encode(student(), recipe="x" * (file.HEADER_BYTES - 1000))
+    assert len(data) < 50_000 and loads(data)
 
 
 def test_the_limit_is_the_caller_s() -> None:
@@ -79,13 +127,13 @@ def test_a_file_imports_and_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     """Not even one that names a task, an edit or a recipe as if they were modules."""
     watch = Watch()
     hostile = [(FILES / name).read_bytes() for name in KEPT]
-    named = resealed(USERS.replace(b'"my task"', b'"antigrv"').replace(b'"mine"', b'"this"'))
-    loads(USERS)
+    named = resealed(plain(USERS).replace(b'"my task"', b'"antigrv"').replace(b'"mine"', b'"this"'))
+    assert named != plain(USERS) and loads(USERS) and loads(TAPPED)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "meta_path", [watch, *sys.meta_path])
         for runner in ("exec", "eval", "compile", "open"):
             patch.setattr(builtins, runner, watch.noting(runner))
-        for data in (USERS, named, *hostile):
+        for data in (USERS, TAPPED, named, *hostile):
             survives(data)
     assert watch.sought == []
 

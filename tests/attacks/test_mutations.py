@@ -6,13 +6,13 @@ import pytest
 
 from .victim import FILES, loads, resealed, survives, unpacks
 
-COUNT = 5_000
+COUNT = 3_000
 """Mutations of each file; half of them have their checksum repaired."""
 
 
 def test_the_files_themselves_are_read() -> None:
     assert all(loads(data) for data in FILES.values())
-    assert unpacks(FILES["user's"]) and not unpacks(FILES["built-in"])
+    assert all(unpacks(data) is not name.endswith("built-in") for name, data in FILES.items())
 
 
 @pytest.mark.parametrize("data", FILES.values(), ids=FILES)

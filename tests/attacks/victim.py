@@ -6,9 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.coding import Reader, Writer, open_sealed, seal
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError
 from featherweight.core.scheme import Scheme
+from featherweight.core.tap import Call, Operator, Place, TapSite
+from featherweight.graph.cut import Cut
+from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Rank
@@ -16,10 +21,11 @@ from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
 
 MAX_BYTES = 1 << 16
+CHANNELS = Uniform(4, True, PerChannel(0))
 
 
 class Victim(nn.Module):
-    """Parameters of several ranks, a tied one, buffers of three types."""
+    """Parameters of several ranks, a tied one, buffers of three types, and norms with and without statistics."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,6 +38,8 @@ class Victim(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
         self.register_buffer("mask", torch.zeros(4, dtype=torch.bool))
+        self.layer, self.norm = nn.Conv1d(2, 3, 2, bias=False), nn.BatchNorm1d(3)
+        self.bare, self.wide = nn.BatchNorm1d(3, affine=False, track_running_stats=False), nn.BatchNorm1d(5)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -55,16 +63,53 @@ def student() -> Compressed:
     return working
 
 
+def tapped() -> Compressed:
+    """The same, folded and cut, with functions at places of every form."""
+    working = student()
+    working.encode(
+        {"layer.weight": CHANNELS.project(working.parameter("layer.weight").detach())}, {"layer.weight": CHANNELS}
+    )
+    working.edit(Fold((("layer", "norm"),)))
+    working.edit(Cut({"bias": {0: (0, 1, 4)}}))
+    shared, convolved = Quantizer(8, -100, torch.tensor(0.25)), Call("layer", Operator.CONVOLVE)
+    working.tap([TapSite(Place(convolved), shared), TapSite(Place(convolved, None), shared)])
+    working.tap([TapSite(Place(Call("", Operator.ADD, 3), 1), Quantizer(3, 0, torch.tensor(1e-3)))])
+    working.tap([TapSite(Place(Call("norm", Operator.CAT), 2), Sign())])
+    return working
+
+
 BUILT_IN = file.encode(student(), number=3, claims=file.Claims(100, 97, 98, 2))
 USERS = file.encode(student(), task="my task", recipe="mine", claims=file.Claims(100, 97.25, 98.5, 2))
-FILES = {"built-in": BUILT_IN, "user's": USERS}
-
-EXPECTED = {name: (tensor.shape, tensor.dtype) for name, tensor in Victim().state_dict().items()}
+TAPPED = file.encode(tapped(), task="my task", recipe="mine")
+TAPPED_BUILT_IN = file.encode(tapped(), number=3, claims=file.Claims(100, 97, 98, 2))
 
 
 def resealed(data: bytes) -> bytes:
     """The bytes with the checksum that belongs to them."""
     return data[:-4] + zlib.crc32(data[:-4]).to_bytes(4, "little")
+
+
+def plain(data: bytes) -> bytes:
+    """The file with its header not deflated, which mutations get further into."""
+    reader = Reader(open_sealed(data))
+    assert reader.unsigned() == file.PACKED
+    writer = Writer()
+    writer.unsigned(file.PLAIN)
+    writer.blob(zlib.decompress(reader.blob()))
+    return seal(writer.finish() + open_sealed(data)[-reader.remaining :])
+
+
+FILES = {
+    "built-in": BUILT_IN,
+    "user's": USERS,
+    "tapped": TAPPED,
+    "tapped, built-in": TAPPED_BUILT_IN,
+    "plain": plain(USERS),
+    "tapped, plain": plain(TAPPED),
+    "tapped, plain, built-in": plain(TAPPED_BUILT_IN),
+}
+
+EXPECTED = file.slots(Victim())
 
 
 def whole(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
@@ -78,14 +123,23 @@ def survives(data: bytes) -> bool:
 
 def loads(data: bytes) -> bool:
     try:
-        loaded, _ = file.load(data, Victim(), max_bytes=MAX_BYTES)
+        loaded, contents = file.load(data, Victim(), max_bytes=MAX_BYTES)
     except FormatError as error:
         assert str(error)
         return False
-    state = loaded.base.state_dict()
-    assert state.keys() == EXPECTED.keys()
-    assert all(whole(state[name], *expected) for name, expected in EXPECTED.items())
+    header = contents.header
+    assert header.edits or contents.slots == EXPECTED
+    assert file.slots(loaded.base) == contents.slots == (header.slots or contents.slots)
+    assert list(loaded.sites) == [site.place for site in header.taps]
+    assert all(_a_function(site.function) for site in header.taps)
     return True
+
+
+def _a_function(function: nn.Module) -> bool:
+    """Whether it makes finite numbers out of such, in a shape and a type that stay."""
+    x = torch.linspace(-4, 4, 9)
+    y = function(x)
+    return bool(torch.isfinite(y).all()) and whole(y, (9,), torch.float32)
 
 
 def unpacks(data: bytes) -> bool:

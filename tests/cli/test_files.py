@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from featherweight import file
-from featherweight.coding import Writer, open_sealed, seal
+from featherweight.coding import Reader, Writer, open_sealed, seal
 from featherweight.tasks import by_number
 
 from .commands import run
@@ -84,10 +84,7 @@ def test_no_file_causes_an_import(user_file: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evil.py").write_text("open('imported', 'w')\ndef task(): ...\n")
     header = json.dumps({"tensors": [], "task": "evil.py:task"})
-    writer = Writer()
-    writer.unsigned(file.USERS)
-    writer.text(header)
-    (tmp_path / "evil.fwt").write_bytes(seal(writer.finish()))
+    (tmp_path / "evil.fwt").write_bytes(_packed(header, b""))
     for command in ("inspect", "verify"):
         assert run(command, "evil.fwt").code == 1
     assert run("unpack", "evil.fwt", "-o", "out.safetensors").code == 1
@@ -144,20 +141,23 @@ def test_what_is_no_fwt_file_is_told(content: bytes, tmp_path: Path) -> None:
 
 def test_a_terminal_is_not_steered_by_a_file(user_file: Path, tmp_path: Path) -> None:
     """Names with escape sequences are shown, not obeyed."""
-    body = open_sealed(user_file.read_bytes())
-    evil = body.replace(b"first.weight", b"\\u001b[2J.wght").replace(b"second.bias", b"[bold]x[/b]")
+    reader = Reader(open_sealed(user_file.read_bytes()))
+    assert reader.unsigned() == file.PACKED
+    header = zlib.decompress(reader.blob()).decode()
+    evil = header.replace("first.weight", "\\u001b[2J.wght").replace("second.bias", "[bold]x[/b]")
     path = tmp_path / "evil.fwt"
-    path.write_bytes(_resized(evil, len(evil) - len(body)))
+    path.write_bytes(_packed(evil, open_sealed(user_file.read_bytes())[-reader.remaining :]))
     ran = run("inspect", path)
     assert ran.code == 0, ran.err
     assert "\x1b" not in ran.out and "\\x1b[2J" in ran.out and "[bold]x[/b]" in ran.out
 
 
-def _resized(body: bytes, change: int) -> bytes:
-    """A body whose header, the second field, became longer: its length is a two-byte varint."""
-    length = (body[1] & 0x7F | body[2] << 7) + change
-    sealed = b"fwt\x01" + body[:1] + bytes([length & 0x7F | 0x80, length >> 7]) + body[3:]
-    return sealed + zlib.crc32(sealed).to_bytes(4, "little")
+def _packed(header: str, coded: bytes) -> bytes:
+    """A user's file with this header."""
+    writer = Writer()
+    writer.unsigned(file.PACKED)
+    writer.blob(zlib.compress(header.encode()))
+    return seal(writer.finish() + coded)
 
 
 def test_claims_that_cannot_be_are_no_crash(digits_file: Path, tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """Law 3: what is loaded is what was saved, to the last bit, and takes little more than its entropy."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import entropy
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError
 from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.stage import Learn
+from featherweight.core.tap import Call, Function, Operator, Place, TapSite
+from featherweight.graph.fold import Fold
 from featherweight.schemes.floats import INTEGERS
+from featherweight.schemes.uniform import PerChannel, Uniform
 
 from .codes import SYMBOLS
 from .table import CASES, TABLE, WEIGHTS, Entry
@@ -141,6 +146,102 @@ def order_zero(code: Code) -> float:
         else stream.values.numel() * (stream.alphabet - 1).bit_length()
         for stream in code.streams()
     )
+
+
+class Normed(nn.Module):
+    """A layer, its norm, and a join."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv1d(2, 4, 3, padding=1), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.norm(self.conv(x))
+        maps = maps + torch.sigmoid(maps)
+        logits: Tensor = self.head(maps.relu().mean(2))
+        return logits
+
+
+STEPS = torch.randn(5, 2, 6, generator=torch.Generator().manual_seed(2))
+FUNCTIONS: dict[str, Callable[[], Function]] = {
+    **{
+        f"{bits} bits": lambda bits=bits: Quantizer(bits, -(2 ** (bits - 1)), torch.tensor(0.1)) for bits in range(1, 9)
+    },
+    "unsigned": lambda: Quantizer(8, 0, torch.tensor(1 / 3)),
+    "below zero": lambda: Quantizer(4, -15, torch.tensor(0.7)),
+    "learned": lambda: Quantizer(4, -8, torch.tensor(0.3), learned=True),
+    "a subnormal scale": lambda: Quantizer(8, -128, torch.tensor(1e-45)),
+    "a huge scale": lambda: Quantizer(8, -128, torch.tensor(3.4e38)),
+    "sign": Sign,
+}
+NORMED_PLACES = [
+    Place(Call("conv", Operator.CONVOLVE), 0),
+    Place(Call("", Operator.ADD), 1),
+    Place(Call("", Operator.ADD), None),
+    Place(Call("head", Operator.LINEAR), 0),
+]
+
+
+def normed(function: Callable[[], Function] | None = None, shared: bool = False, fold: bool = False) -> Compressed:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Normed().eval()
+        model.norm.running_mean.normal_()
+        model.norm.weight.data.normal_()
+    student = Compressed(model)
+    scheme = Uniform(4, True, PerChannel(0))
+    student.encode({"conv.weight": scheme.project(student.parameter("conv.weight").detach())}, {"conv.weight": scheme})
+    if fold:
+        student.edit(Fold((("conv", "norm"),)))
+    if function is not None:
+        one = function()
+        student.tap([TapSite(place, one if shared else function()) for place in NORMED_PLACES])
+    return student
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("number", [None, 3])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_taps_and_folds_are_loaded_as_they_were(name: str, number: int | None, shared: bool, fold: bool) -> None:
+    student = normed(FUNCTIONS[name], shared, fold)
+    data = file.encode(student, number=number)
+    assert data == file.encode(normed(FUNCTIONS[name], shared, fold), number=number)
+    loaded, contents = file.load(data, Normed())
+    assert contents.size == len(data) and contents.header.number == number
+    assert bool(contents.header.slots) is (number is None)
+    assert file.encode(loaded, number=number) == data
+    assert list(loaded.sites) == list(student.sites) == NORMED_PLACES
+    assert len(set(loaded.sites.values())) == len(set(student.sites.values())) == (1 if shared else 4)
+    for ours, theirs in zip(student.sites.values(), loaded.sites.values(), strict=True):
+        assert type(ours) is type(theirs) and ours.to_json() == theirs.to_json()
+        assert all(same(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+    assert loaded.edits == student.edits and bool(loaded.edits) is fold
+    assert all(same(loaded.base.state_dict()[k], v) for k, v in student.base.state_dict().items())
+    with torch.no_grad():
+        assert same(loaded(STEPS), student(STEPS))
+
+
+def test_taps_and_folds_take_few_bytes() -> None:
+    """A place takes less than its name, and a built-in task's file no names of tensors."""
+    bare, tapped = (file.encode(normed(f, fold=True)) for f in (None, FUNCTIONS["sign"]))
+    assert len(tapped) - len(bare) < sum(len(str(place)) for place in NORMED_PLACES)
+    assert len(file.encode(normed(fold=True), number=3)) < len(bare)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), torch.tensor(0.1, dtype=torch.float64)])
+def test_what_would_not_come_back_is_not_saved(scale: float | Tensor) -> None:
+    """A scale that became something else while it learned, or that float32 would round."""
+    student = normed(lambda: Quantizer(4, -8, torch.as_tensor(scale)))
+    with pytest.raises(FormatError, match="conv: convolve, operand 1: .*(no quantizer|make its numbers float32)"):
+        file.encode(student)
+
+
+def test_a_model_in_float64_is_saved_with_its_quantizers() -> None:
+    student = normed(FUNCTIONS["learned"], fold=True).double()
+    loaded, _ = file.load(file.encode(student), Normed().double())
+    with torch.no_grad():
+        assert same(loaded(STEPS.double()), student(STEPS.double()))
 
 
 def test_a_model_that_learns_is_not_saved() -> None:

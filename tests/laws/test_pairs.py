@@ -1,17 +1,23 @@
 """Law 6: any two families, in either order, one after the other or one inside the other, save, load and run."""
 
+import copy
 from dataclasses import replace
 from itertools import cycle, permutations
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.quantizers import Sign
+from featherweight.activations.rules import Calibrated, LearnedSteps, Signs
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import NoEffectError, SchemeError
-from featherweight.core.stage import Learn, Recipe, Training, everywhere
+from featherweight.core.errors import NoEffectError, SchemeError, SelectionError
+from featherweight.core.stage import Learn, Recipe, Stage, Training, everywhere
+from featherweight.core.tap import TapSite
 from featherweight.core.task import Example, Task
+from featherweight.graph.fold import FoldNorms
 from featherweight.run import run
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Rank
@@ -39,7 +45,11 @@ class Net(nn.Module):
 def net() -> Net:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Net()
+        made = Net()
+        made.norm.running_mean.normal_()
+        made.norm.running_var.uniform_(0.5, 2)
+        made.norm.weight.data.copy_(torch.tensor([0.5, -0.7, 1.2, 0.9]))
+        return made
 
 
 def task() -> Task:
@@ -91,6 +101,66 @@ def test_one_inside_the_other(outer: Sparse | LowRank, inner: str, deep: bool) -
     nested = outer.then(Sparse(Fraction(0.3)).then(scheme) if deep else scheme)
     student, _ = run(net(), task(), Recipe("nested", (everywhere("nested", nested),)))
     check(student)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "int8 activations": {"tap": Calibrated(8)},
+    "learned steps": {"tap": LearnedSteps(bits=4)},
+    "signs": {"tap": Signs(("head",))},
+    "folded norms": {"edit": FoldNorms(required=True)},
+}
+"""What is no code: activations that are sent through functions, and edits."""
+
+
+def staged(name: str, learn: bool) -> Stage:
+    training = Training(1, 1e-2) if learn else None
+    if name in CHANGES:
+        return Stage(name, training=training, **CHANGES[name])
+    return everywhere(name, TABLE[name].scheme, training=training)
+
+
+BOTH = [pair for pair in permutations((*FAMILIES, "int8 a channel", *CHANGES), 2) if not set(pair) <= {*FAMILIES}]
+"""Every pair with a change of structure or of activations, or with a code that follows a fold."""
+
+
+@pytest.mark.parametrize(
+    "first, second, learn", [(*p, n) for p, n in zip(BOTH, cycle((False, True, True)), strict=False)]
+)
+def test_changes_before_and_after(first: str, second: str, learn: bool) -> None:
+    """A code that cannot follow an edit is dropped; all else is there at the end."""
+    stages = (staged(first, learn), staged(second, learn))
+    student, coverage = run(net(), task(), Recipe(f"{first}, {second}", stages))
+    assert all(bool(done.changes) is (done.stage in CHANGES) for done in coverage)
+    folded, tapped = "folded norms" in (first, second), bool({first, second} & CHANGES.keys() - {"folded norms"})
+    assert isinstance(student.base.norm, nn.Identity) is folded and bool(student.sites) is tapped
+    coded = {"conv.weight", "head.weight"} if {first, second} - CHANGES.keys() else set()
+    if second == "folded norms" and first != "int8 a channel":
+        coded -= {"conv.weight"}
+    assert set(student.codes) == coded
+    if tapped:
+        plain = copy.deepcopy(student)
+        plain.tap([TapSite(place, Same()) for place in student.sites])
+        assert not same(plain(INPUTS), student(INPUTS))
+    check(student)
+
+
+class Same(Sign):
+    """Nothing is done to the activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_three_in_every_order() -> None:
+    for names in permutations(("nine in ten zero", "int8 activations", "folded norms")):
+        student, _ = run(net(), task(), Recipe(", ".join(names), tuple(staged(name, True) for name in names)))
+        assert student.sites and student.edits
+        check(student)
+
+
+def test_norms_are_folded_once() -> None:
+    with pytest.raises(SelectionError, match="no batch norm follows"):
+        run(net(), task(), Recipe("twice", (staged("folded norms", False), staged("folded norms", False))))
 
 
 def test_survivors_are_no_matrix() -> None:

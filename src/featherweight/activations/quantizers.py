@@ -41,7 +41,7 @@ class Quantizer(StoredFunction):
         else:
             scale = (high - low) / (2**bits - 1)
             lowest = -round(-low / scale) if scale > 0 else 0
-        return cls(bits, lowest, torch.tensor(scale if scale > 0 else 1.0), learned=learned)
+        return cls(bits, lowest, torch.tensor(scale if scale > 0 else 1.0, dtype=torch.float32), learned=learned)
 
     @classmethod
     def starting_from(cls, x: Tensor, bits: int) -> Self:
@@ -66,11 +66,11 @@ class Quantizer(StoredFunction):
 
     @classmethod
     def from_json(cls, record: list[Any]) -> "Quantizer":
-        match record:
-            case [int(bits), int(lowest), float(scale)] if 1 <= bits <= 8 and 1 - 2**bits <= lowest <= 0 and scale > 0:
-                stored = torch.tensor(scale)
-                if bool(torch.isfinite(stored)) and stored > 0:
-                    return cls(bits, lowest, stored)
+        if [type(value) for value in record] == [int, int, float]:
+            bits, lowest, scale = record
+            stored = torch.tensor(scale, dtype=torch.float32)
+            if 1 <= bits <= 8 and 1 - 2**bits <= lowest <= 0 and 0 < stored < torch.inf:
+                return cls(bits, lowest, stored)
         raise FormatError(f"{record} is no quantizer of activations")
 
     def extra_repr(self) -> str:
@@ -130,5 +130,24 @@ class Sign(StoredFunction):
         return cls()
 
     def forward(self, x: Tensor) -> Tensor:
-        bounded = x.clamp(-1, 1)
-        return bounded + (torch.where(x >= 0, 1.0, -1.0).to(x.dtype) - bounded).detach()
+        if torch.compiler.is_exporting():
+            return _signs(x)
+        y: Tensor = _Binarize.apply(x)  # type: ignore[no-untyped-call]
+        return y
+
+
+def _signs(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return _signs(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        through: Tensor = gradient * (x.abs() <= 1)
+        return through

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.activations.ranges import MinMax, Observer
@@ -16,8 +16,8 @@ from featherweight.core.errors import SelectionError, naming
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import TapRule
 from featherweight.core.tap import Place, TapSite, watching
-from featherweight.core.task import Example, Task, call, evaluating, moved
-from featherweight.graph.sites import WEIGHTED, Activation, find_activations
+from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.graph.sites import WEIGHTED, Activation, find_activations, seen_alike
 from featherweight.graph.trace import trace
 
 
@@ -103,10 +103,10 @@ class Calibrated(TapRule):
         names = {name for name, p in select(student.base, self.weights).items() if not self._excluded(name)}
         with evaluating(student.base):
             traced = trace(student.base, task.example())
-            shown = _places_of(student.base, task.example())
+            shown = seen_alike(traced, student.base, task.example())
         alias = {name: first for first, names in student.names.items() for name in names}
         found = find_activations(traced, lambda name: alias.get(name, name) in names, self.joins)
-        kept = [replace(each, places=tuple(p for p in each.places if p in shown)) for each in found]
+        kept = [replace(each, places=tuple(p for p in each.places if p.call in shown)) for each in found]
         return [each for each in kept if each.places]
 
     def _excluded(self, name: str) -> bool:
@@ -135,17 +135,3 @@ class Calibrated(TapRule):
 
 def _group(activation: Activation) -> str:
     return activation.shared or activation.name
-
-
-@torch.no_grad()
-def _places_of(model: nn.Module, example: Example) -> set[Place]:
-    """Every place of the model as it runs."""
-    shown: set[Place] = set()
-
-    def note(place: Place, x: Tensor) -> Tensor:
-        shown.add(place)
-        return x
-
-    with watching(model, note):
-        example.run(model)
-    return shown

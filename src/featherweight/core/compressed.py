@@ -159,9 +159,13 @@ class Compressed(nn.Module):
             self._place(name, self.parameter(name).detach() if code is None else code.decode().detach())
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._learning:
-            return self.base(*args, **kwargs)
-        return functional_call(self.base, self._swapped(), args, kwargs)
+        try:
+            if not self._learning:
+                return self.base(*args, **kwargs)
+            return functional_call(self.base, self._swapped(), args, kwargs)
+        finally:
+            if self._watcher is not None:
+                self._watcher.reset()
 
     @contextmanager
     def decoded(self) -> Iterator[nn.Module]:
@@ -208,9 +212,13 @@ class Compressed(nn.Module):
 
     def edit(self, edit: Edit) -> None:
         """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
+        moved = {edit.retap(self.base, place): function for place, function in self._taps.functions.items()}
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         edit.apply(self.base)
         self.edits += (edit,)
+        self._taps.functions = moved
+        if self._watcher is not None:
+            self._watcher.watch(moved)
         found = list(parameters(self.base))
         self._names = {first: names for first, names, _ in found}
         self._trainable = {first: self._trainable.get(first, True) for first in self._names}

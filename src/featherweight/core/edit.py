@@ -6,6 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from featherweight.core.code import Code
+from featherweight.core.tap import Place
 
 
 class Edit(ABC):
@@ -24,6 +25,13 @@ class Edit(ABC):
         ``None`` where the tensor changes and the code cannot follow: it is projected again.
         """
         return code
+
+    def retap(self, model: nn.Module, place: Place) -> Place:
+        """Where the activation at ``place`` is after the edit, with ``model`` as it is before.
+
+        ``SelectionError`` where it is gone.
+        """
+        return place
 
     @abstractmethod
     def to_json(self) -> dict[str, object]:

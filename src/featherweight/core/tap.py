@@ -49,11 +49,14 @@ FUNCTIONS: Mapping[Any, Operator] = {
         Operator.POOL: (F.adaptive_avg_pool2d, F.avg_pool2d),
         Operator.RELU: (torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu_),
         Operator.RELU6: (F.relu6, F.hardtanh),
-        Operator.ACTIVATE: (F.silu, F.gelu, F.hardswish, F.sigmoid, torch.sigmoid, Tensor.sigmoid, torch.tanh),
+        Operator.ACTIVATE: (
+            F.silu, F.gelu, F.hardswish, F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_,
+            F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_,
+        ),
         Operator.NORMALIZE: (F.batch_norm, F.layer_norm),
     }.items()
     for function in functions
-}
+}  # fmt: skip
 """What a model calls -> the operation it is. Operations on numbers (``x + 1``) are none."""
 
 JOINS = frozenset({Operator.ADD, Operator.MULTIPLY, Operator.CAT, Operator.MATMUL})
@@ -118,8 +121,15 @@ class Watcher:
             handles.append(module.register_forward_hook(partial(_leave, self, name), always_call=True))
         return handles
 
+    def reset(self) -> None:
+        """End a run that was broken off by what no hook is told of, such as an interrupt from the keyboard."""
+        mode, self.mode, self.path = self.mode, None, []
+        if mode is not None:
+            mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
     def called(self, operator: Operator, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Carry out one call, with its operands and its result shown."""
+        args, kwargs = _positional(operator, args, kwargs)
         operands = _operands(operator, args)
         if not operands or (operator in JOINS and len(operands) < 2):
             return function(*args, **kwargs)
@@ -165,8 +175,21 @@ def _leave(watcher: Watcher, name: str, module: nn.Module, args: Any, output: An
         return
     watcher.path.pop()
     if not watcher.path:
-        mode, watcher.mode = watcher.mode, None
-        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        watcher.reset()
+
+
+def _positional(
+    operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with its operands by position, where they were given by name."""
+    names: tuple[tuple[str, ...], ...] = (("tensors",) if operator is Operator.CAT else ("input",),)
+    if operator in JOINS and operator is not Operator.CAT:
+        names += (("other", "mat2"),)
+    rest = dict(kwargs)
+    for position, each in enumerate(names):
+        if len(args) == position:
+            args += tuple(rest.pop(name) for name in each if name in rest)
+    return args, rest
 
 
 def _operands(operator: Operator, args: tuple[Any, ...]) -> dict[int, Tensor]:
@@ -189,10 +212,12 @@ def _replaced(operator: Operator, args: tuple[Any, ...], shown: Mapping[int, Ten
 @contextmanager
 def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = None) -> Iterator[None]:
     """Show activations of ``model`` to ``visit`` within the block."""
-    handles = Watcher(visit, places).install(model)
+    watcher = Watcher(visit, places)
+    handles = watcher.install(model)
     try:
         yield
     finally:
+        watcher.reset()
         for handle in handles:
             handle.remove()
 

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed, assign
@@ -13,7 +14,7 @@ from featherweight.core.edit import Edit
 from featherweight.core.errors import FormatError, SelectionError
 from featherweight.core.site import parameters
 from featherweight.core.stage import EditRule
-from featherweight.core.tap import Operator
+from featherweight.core.tap import Call, Operator, Place
 from featherweight.core.task import Task, evaluating
 from featherweight.graph.trace import Traced, trace
 from featherweight.schemes.floats import Floats, narrow
@@ -45,8 +46,9 @@ class Fold(Edit):
             parameter = nn.Parameter(scaled.to(weight.dtype), requires_grad=weight.requires_grad)
             assign(model, tied.get(f"{name}.weight", (f"{name}.weight",)), parameter)
             layer.bias = nn.Parameter(moved.to(weight.dtype), requires_grad=weight.requires_grad)
-            owner, _, leaf = norm_name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, nn.Identity())
+            for each in _names(model, norm):
+                owner, _, leaf = each.rpartition(".")
+                setattr(model.get_submodule(owner), leaf, nn.Identity())
 
     def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
         owner, _, leaf = name.rpartition(".")
@@ -61,6 +63,21 @@ class Fold(Edit):
         scales = (code.scales.decode().double() * factor.abs()).to(code.scales.dtype)
         signs = factor.sign().to(code.levels.dtype).view(-1, *[1] * (code.levels.ndim - 1))
         return replace(code, levels=code.levels * signs, scales=Floats.holding(scales, narrow(scales)))
+
+    def retap(self, model: nn.Module, place: Place) -> Place:
+        """The norm's result is the layer's; between the two there is nothing left that could be quantized."""
+        layers = {norm: layer for layer, norm in self.pairs}
+        modules, call = dict(model.named_modules()), place.call
+        within = call.module in layers or (call.module in layers.values() and place.operand is None)
+        if not within:
+            return place
+        if call.operator is not Operator.NORMALIZE or place.operand is not None:
+            raise SelectionError(
+                f"an activation between a layer and its norm goes through a function ({place}); fold first"
+            )
+        layer = layers[call.module]
+        operator = Operator.LINEAR if isinstance(modules[layer], nn.Linear) else Operator.CONVOLVE
+        return Place(Call(layer, operator), None)
 
     def to_json(self) -> dict[str, object]:
         return dict(self.pairs)
@@ -78,14 +95,31 @@ class Fold(Edit):
 
 
 def _pair(model: nn.Module, name: str, norm_name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    """The two modules; their types stand for all that :data:`LAYERS` and :data:`NORMS` list."""
     modules = dict(model.named_modules())
-    layer, norm = modules.get(name), modules.get(norm_name)
-    if not isinstance(layer, LAYERS) or not isinstance(norm, NORMS) or norm.running_var is None:
+    layer, norm = _layer(modules.get(name)), _norm(modules.get(norm_name))
+    if layer is None or norm is None:
         raise FormatError(f"the model has no layer {name!r} and norm {norm_name!r} with statistics to fold")
     if layer.weight.shape[0] != norm.num_features:
         raise FormatError(f"{norm_name!r} norms {norm.num_features} channels, {name!r} has {layer.weight.shape[0]}")
-    return layer, norm  # type: ignore[return-value]
+    return layer, norm
+
+
+def _layer(module: nn.Module | None) -> nn.Conv2d | None:
+    """The module, if it is one of :data:`LAYERS`, all of which have what is needed of their type here.
+
+    Neither a subclass, which may compute more than its name says, nor one whose weight is computed from others.
+    """
+    return module if type(module) in LAYERS and "weight" in module._parameters else None  # type: ignore
+
+
+def _norm(module: nn.Module | None) -> nn.BatchNorm2d | None:
+    """The same of :data:`NORMS`, with statistics."""
+    return module if type(module) in NORMS and module.running_var is not None else None  # type: ignore
+
+
+def _names(model: nn.Module, module: nn.Module) -> list[str]:
+    """Every path at which the module is; it may be registered twice."""
+    return [name for name, each in model.named_modules(remove_duplicate=False) if each is module]
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -98,7 +132,10 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
-    """(layer, norm) wherever a norm's only input is a layer's output that nobody else sees, each used once."""
+    """(layer, norm) wherever a norm's only input is a layer's output that nobody else sees, each used once.
+
+    The norm's features must be the layer's: those of a linear layer lie in the last dimension, a norm's in the second.
+    """
     modules = dict(model.named_modules())
     uses: dict[str, int] = {}
     for call in traced.calls.values():
@@ -106,14 +143,33 @@ def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
     found = []
     for node, call in traced.calls.items():
         before = node.args[0]
-        source = traced.calls.get(before)  # type: ignore[arg-type]
-        if call.operator is not Operator.NORMALIZE or source is None or len(before.users) > 1:  # type: ignore[union-attr]
+        source = traced.calls.get(before) if isinstance(before, Node) else None
+        if call.operator is not Operator.NORMALIZE or source is None or not isinstance(before, Node):
             continue
-        layer, norm = modules.get(source.module), modules.get(call.module)
-        single = uses[source.module] == uses[call.module] == 1
-        if single and isinstance(layer, LAYERS) and isinstance(norm, NORMS) and norm.running_var is not None:
+        layer, norm = _layer(modules.get(source.module)), _norm(modules.get(call.module))
+        if layer is None or norm is None:
+            continue
+        single = uses[source.module] == uses[call.module] == len(before.users) == 1
+        own = _only_user(traced, model, before, layer) and _only_user(traced, model, node, norm)
+        if single and own and before.meta["val"].ndim == layer.weight.ndim:
             found.append((source.module, call.module))
     return tuple(found)
+
+
+def _only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) -> bool:
+    """Whether the parameters and statistics that the operation takes are the module's, and nobody else's."""
+    owners = {f"{name}." for name in _names(model, module)}
+    alias = {first: names for first, names, _ in parameters(model)}
+    for arg in node.args[1:]:
+        if not isinstance(arg, Node):
+            continue
+        name = traced.parameter(arg)
+        if name is None or len(arg.users) > 1:
+            return False
+        names = alias.get(name) or next((names for names in alias.values() if name in names), (name,))
+        if any(each.rpartition(".")[0] + "." not in owners for each in names):
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from torch.fx import Node
 
-from featherweight.core.tap import Call, Operator, Place
+from featherweight.core.tap import Call, Operator, Place, watching
+from featherweight.core.task import Example
 from featherweight.graph.trace import TARGETS, Traced, operands
 
 aten = torch.ops.aten
@@ -72,6 +74,27 @@ def find_activations(traced: Traced, weights: Callable[[str], bool], joins: bool
     return found
 
 
+@torch.no_grad()
+def seen_alike(traced: Traced, model: nn.Module, example: Example) -> frozenset[Call]:
+    """The calls of the traced graph that the running model counts alike.
+
+    Some operations are seen in one of the two only (``nn.MultiheadAttention`` runs as one function), and would shift
+    the ordinals of others. A module's calls of an operator count where there are as many, on operands of equal shapes.
+    """
+    ran: dict[Call, list[tuple[int, ...]]] = {}
+
+    def note(place: Place, x: Tensor) -> Tensor:
+        if place.operand is not None:
+            ran.setdefault(place.call, []).append(tuple(x.shape))
+        return x
+
+    with watching(model, note):
+        example.run(model)
+    graph = {call: [tuple(x.meta["val"].shape) for x in operands(node).values()] for node, call in traced.calls.items()}
+    odd = {(call.module, call.operator) for call in ran.keys() | graph.keys() if ran.get(call) != graph.get(call)}
+    return frozenset(call for call in graph if (call.module, call.operator) not in odd)
+
+
 def _edges(traced: Traced, node: Node, call: Call, weights: Callable[[str], bool], joins: bool) -> list[Edge]:
     if call.operator in WEIGHTED:
         wanted = _weighted(traced, node, weights)
@@ -131,11 +154,10 @@ def _only_quantized(source: Node, chosen: set[tuple[Node, int]]) -> bool:
         if user.op == "call_function" and (user.target in VIEWS or _is_part(user)):
             if not _only_quantized(user, chosen):
                 return False
-        elif (
-            user.op == "output"
-            or user.target not in TARGETS
-            or any((user, number) not in chosen for number, operand in operands(user).items() if operand is source)
-        ):
+            continue
+        if user.op == "output" or user.target not in TARGETS:
+            return False
+        if any((user, number) not in chosen for number, operand in operands(user).items() if operand is source):
             return False
     return bool(source.users)
 

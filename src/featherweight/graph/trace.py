@@ -1,5 +1,6 @@
 """A model's graph of operators, with the calls that a running model counts (``featherweight.core.tap``)."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,7 @@ TARGETS: Mapping[Any, Operator] = {
         ),
         Operator.ACTIVATE: (
             aten.silu.default, aten.silu_.default, aten.gelu.default, aten.hardswish.default, aten.hardswish_.default,
-            aten.sigmoid.default, aten.tanh.default,
+            aten.sigmoid.default, aten.sigmoid_.default, aten.tanh.default, aten.tanh_.default,
         ),
         Operator.NORMALIZE: (aten.batch_norm.default, aten.layer_norm.default),
     }.items()
@@ -64,7 +65,9 @@ class Traced:
 def trace(model: nn.Module, example: Example) -> Traced:
     """Trace the model on the example, as it is in evaluation; ``SelectionError`` where it cannot be traced."""
     try:
-        program = torch.export.export(model, example.args, example.kwargs, strict=False)
+        with warnings.catch_warnings():  # recurrent layers keep a second list of their weights, and get it back
+            warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+            program = torch.export.export(model, example.args, example.kwargs, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise SelectionError(
@@ -72,13 +75,16 @@ def trace(model: nn.Module, example: Example) -> Traced:
         ) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    first = {id(module): name for name, module in model.named_modules()}
+    paths = {name: first[id(module)] for name, module in model.named_modules(remove_duplicate=False)}
     counts: dict[tuple[str, Operator], int] = {}
     calls = {}
     for node in program.graph.nodes:
         operator = TARGETS.get(node.target) if node.op == "call_function" else None
         if operator is None or len(operands(node)) < (2 if operator in JOINS else 1):
             continue
-        key = (module_of(node), operator)
+        path = module_of(node)
+        key = (paths.get(path, path), operator)
         calls[node] = Call(*key, counts.get(key, 0))
         counts[key] = counts.get(key, 0) + 1
     return Traced(program, calls, names)
