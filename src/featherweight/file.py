@@ -343,7 +343,7 @@ def _taps_record(sites: Mapping[Place, Function]) -> list[Any]:
         if not isinstance(function, StoredFunction) or type(function) not in FUNCTIONS.values():
             name = type(function).__name__
             raise FormatError(
-                f"{places[0]} is sent through {name}, which a .fwt file cannot hold; use a class of FUNCTIONS, or settle it"
+                f"{places[0]} is sent through {name}, which a .fwt file cannot hold; use one of FUNCTIONS"
             )
         settings = function.to_json()
         with naming(str(places[0])):
