@@ -1,0 +1,277 @@
+"""Lowering a tapped student to integer operations: one rule for each operator of its traced graph."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx import Node
+
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import SchemeError, SelectionError
+from featherweight.core.tap import Operator
+from featherweight.core.task import Example, evaluating
+from featherweight.graph.fixed_point import HIGHEST, LOWEST, Multiplier
+from featherweight.graph.integer import (
+    LEFT_SHIFT, Add, Clamp, IntegerProgram, Quantize, Requantize, Step, Sum, Units, WeightedSum,
+)  # fmt: skip
+from featherweight.graph.sites import PARTS, VIEWS
+from featherweight.graph.trace import TARGETS, Traced, module_of, trace
+from featherweight.schemes.integers import integers
+
+aten = torch.ops.aten
+QUANTIZED = torch.ops.featherweight.quantized.default
+PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
+UNMOVED = frozenset({
+    aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default, aten.dropout.default,
+    aten.dropout_.default, aten.max_pool2d.default,
+})  # fmt: skip
+"""Views that leave channels where they are, so that a scale for each stays right."""
+Lowered = tuple[Callable[..., Any], tuple[Any, ...], Units | None]
+"""What is computed, from what, and what the result means."""
+
+
+def integer_program(student: Compressed, example: Example) -> IntegerProgram:
+    """The student as operations on integers of 8 and 32 bits alone, for batches of any size that the model allows.
+
+    Every operand of a layer, a join or an average must be quantized by a ``Quantizer`` (``Calibrated`` does it), weights
+    must have symmetric integer codes, and batch norms must be folded (``FoldNorms``). Whatever input it gets, no sum
+    leaves 32 bits: that is proved here, from the weights. Raises ``SelectionError`` with the operator and its module
+    where an operation has no integer form, an operand is not quantized, or a sum could overflow.
+    """
+    if student.learning:
+        raise SelectionError("the student is still learning; settle it before it is run on integers")
+    with evaluating(student.base):
+        return _Lowering(student, trace(student.base, example, any_batch=True)).program()
+
+
+class _Lowering:
+    """Goes through a graph in order, and keeps what the integers of each node mean."""
+
+    def __init__(self, student: Compressed, traced: Traced) -> None:
+        self.student, self.traced = student, traced
+        self.signature = traced.program.graph_signature
+        self.units: dict[Node, Units | None] = {}
+        self.alias = {name: first for first, names in student.names.items() for name in names}
+
+    def program(self) -> IntegerProgram:
+        for node in self.traced.nodes:
+            if node.name in self.signature.user_inputs:
+                self.units[node] = None
+        called = [node for node in self.traced.nodes if node.op == "call_function" and self.constant(node) is None]
+        steps = [self._step(node) for node in called]
+        inputs = {node.name: self._given(node) for node in self.traced.nodes if node.name in self.signature.user_inputs}
+        (given,) = (node.args[0] for node in self.traced.nodes if node.op == "output")
+        match given:
+            case (Node() as output,) if self.units.get(output) is not None:
+                return IntegerProgram(inputs, tuple(steps), output.name, output.meta["val"].dtype)
+        raise SelectionError("a model that runs on integers has one output, which is computed from quantized inputs")
+
+    def _step(self, node: Node) -> Step:
+        module = module_of(node)
+        if not isinstance(node.meta.get("val"), Tensor):  # a size, on which the shapes of views depend
+            return Step(node.name, module, node.target, node.args, node.kwargs, None)  # type: ignore[arg-type]
+        rule = _rule(node)
+        if rule is None:
+            raise refusal(node, "no rule lowers it; replace it in the model by operations that have one")
+        if "_." in str(node.target) and any(user > node for user in node.args[0].users):  # type: ignore[union-attr]
+            raise refusal(node, "it changes in place a tensor that is used again; call it out of place")
+        try:
+            compute, args, units = rule(self, node)
+        except SchemeError as error:
+            raise refusal(node, str(error)) from error
+        self.units[node] = units
+        return Step(node.name, module, compute, args, {}, units)
+
+    def _given(self, node: Node) -> Units | None:
+        """What integers mean that are given for an input: its quantizer's, where that is all that reads it."""
+        users = [user for user in node.users if isinstance(user.meta.get("val"), Tensor)]
+        if not users or any(user.target is not QUANTIZED for user in users):
+            return None
+        kinds = [self.operand(user, user) for user in users]
+        return kinds[0] if len({(float(units.scale), units.zero, units.highest) for units in kinds}) == 1 else None
+
+    def constant(self, node: Any) -> Tensor | None:
+        """The tensor that a node always is: a parameter, a buffer, or a number that tracing lifted."""
+        while isinstance(node, Node) and node.op == "call_function" and node.target is aten.detach.default:
+            node = node.args[0]
+        name = self.traced.parameter(node)
+        if name is None and isinstance(node, Node):
+            name = self.signature.inputs_to_lifted_tensor_constants.get(node.name)
+        program = self.traced.program
+        found = None if name is None else program.state_dict.get(name, program.constants.get(name))
+        return found.detach() if isinstance(found, Tensor) else None
+
+    def operand(self, node: Node, x: Any) -> Units:
+        """What the integers of an operand mean, of 8 or 32 bits."""
+        units = self.units.get(x)
+        if units is None:
+            raise refusal(node, f"{x} is not computed from quantized inputs; quantize it (Calibrated)")
+        return units
+
+    def stored(self, node: Node, x: Any) -> Units:
+        """The same of an operand that must be quantized."""
+        units = self.operand(node, x)
+        if not units.stored:
+            raise refusal(node, f"its operand {x} is not quantized, but a sum in 32 bits; quantize it (Calibrated)")
+        return units
+
+    def quantize(self, node: Node) -> Lowered:
+        x, _, low, high = node.args
+        scale = self.constant(node.args[1])
+        if scale is None or scale.numel() != 1:
+            raise refusal(node, "its scale is not one number that stays the same")
+        assert isinstance(low, int) and isinstance(high, int)
+        after = Units(scale.double().reshape(()), -low, max(-low, high), high - low)
+        before = self.units.get(x)  # type: ignore[arg-type]
+        if before is None:
+            return Quantize(scale, -low, high - low), (x,), after
+        multiplier = Multiplier.nearest(before.scale / after.scale)
+        return Requantize(multiplier, before.zero, -low, high - low), (x,), after
+
+    def weigh(self, node: Node) -> Lowered:
+        x, weight_node, bias_node, *settings = (*node.args, None)[: max(3, len(node.args))]
+        units = self.stored(node, x)
+        levels, scales = self._weight(node, weight_node)
+        channels = [-1] + [1] * (levels.ndim - 2)
+        bias = torch.zeros(len(levels)) if bias_node is None else self.constant(bias_node)
+        if bias is None:
+            raise refusal(node, "its bias is no parameter")
+        size = levels.flatten(1).long().abs().sum(1)
+        # Where all weights are zero any unit would do: one is chosen that is fine enough for the bias.
+        free = bias.double().abs().clamp(min=2.0**-100) / 2**20 / units.scale
+        scale = units.scale * torch.where(size > 0, scales.double(), free)
+        amounts = (bias.double() / scale).round()
+        reach = float((size * units.reach + amounts.abs()).max())
+        if not reach <= HIGHEST:
+            raise refusal(
+                node, f"a sum of {levels[0].numel()} products and a bias can reach {reach:.0f}, outside 32 bits; "
+                "use fewer bits, or a larger scale where a channel's weights are all but zero"
+            )  # fmt: skip
+        target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        compute = WeightedSum(target, levels, amounts.to(torch.int32).reshape(channels), units.zero, tuple(settings))
+        return compute, (x,), Units(scale.reshape(channels), 0, int(reach))
+
+    def _weight(self, node: Node, weight: Any) -> tuple[Tensor, Tensor]:
+        """The levels of a layer's weight, and a scale for each output channel."""
+        name = self.traced.parameter(weight)
+        if name is None:
+            raise refusal(node, "its weight is computed, and no parameter")
+        code = self.student.codes.get(self.alias.get(name, name))
+        found = None if code is None else integers(code)
+        if found is None or found[2:] != (0, 0) or not bool((found[1] > 0).all()):
+            raise refusal(
+                node, f"{name} has no symmetric integer code with one scale, or one an output channel; "
+                "use Uniform(8, granularity=PerChannel())"
+            )  # fmt: skip
+        return found[0], found[1]
+
+    def add(self, node: Node) -> Lowered:
+        if node.kwargs.get("alpha", 1) != 1:
+            raise refusal(node, "an operand is multiplied by alpha")
+        first, second = (self.stored(node, x) for x in node.args[:2])
+        twice = 2 * torch.maximum(first.scale, second.scale)
+        multipliers = Multiplier.nearest(first.scale / twice), Multiplier.nearest(second.scale / twice)
+        reach = (first.reach + second.reach) << (LEFT_SHIFT - 1)  # no multiplier is above one half
+        return Add(multipliers, (first.zero, second.zero)), node.args[:2], Units(twice / 2**LEFT_SHIFT, 0, reach)
+
+    def concatenate(self, node: Node) -> Lowered:
+        operands: Any = node.args[0]
+        given = [self.stored(node, x) for x in operands]
+        if len({(float(units.scale), units.zero, units.highest) for units in given}) > 1:
+            raise refusal(node, "its operands have different ranges; send them through one quantizer (Calibrated)")
+        return node.target, node.args, replace(given[0], reach=max(units.reach for units in given))  # type: ignore[return-value]
+
+    def mean(self, node: Node) -> Lowered:
+        x, dims, keep = (*node.args, None, False)[:3]
+        shape = x.meta["val"].shape  # type: ignore[union-attr]
+        axes = sorted(axis % len(shape) for axis in dims or ())  # type: ignore[union-attr, operator]
+        if not axes or 0 in axes:
+            raise refusal(node, "it averages over the batch")
+        over = partial(torch.sum, dim=axes, keepdim=bool(keep))
+        return self._average(node, over, prod(int(shape[axis]) for axis in axes))
+
+    def pool(self, node: Node) -> Lowered:
+        x, size, *rest = node.args
+        height, width = (int(n) for n in x.meta["val"].shape[-2:])  # type: ignore[union-attr]
+        sides = list(size) if isinstance(size, list | tuple) else [size]  # type: ignore[arg-type]
+        if node.target is aten.adaptive_avg_pool2d.default:
+            if height % sides[0] or width % sides[-1]:
+                raise refusal(node, f"{sides} does not divide {[height, width]}")
+            window = [height // sides[0], width // sides[-1]]
+            return self._average(node, partial(F.avg_pool2d, kernel_size=window, divisor_override=1), prod(window))
+        stride, padding, ceil, counted, divisor = (*rest, *([], 0, False, True, None)[len(rest) :])
+        padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)  # type: ignore[arg-type]
+        if ceil or divisor is not None or (padded and not counted):
+            raise refusal(node, "its windows have different sizes, or a divisor of their own")
+        over = partial(F.avg_pool2d, kernel_size=sides, stride=stride or sides, padding=padding, divisor_override=1)
+        return self._average(node, over, sides[0] * sides[-1])
+
+    def _average(self, node: Node, over: Callable[[Tensor], Tensor], count: int) -> Lowered:
+        units = self.stored(node, node.args[0])
+        if units.reach * count > HIGHEST:
+            raise refusal(node, f"a sum of {count} numbers can reach {units.reach * count}, outside 32 bits")
+        return Sum(over, units.zero), (node.args[0],), Units(units.scale / count, 0, units.reach * count)
+
+    def rectify(self, node: Node) -> Lowered:
+        units = self.operand(node, node.args[0])
+        match TARGETS[node.target]:
+            case Operator.RELU:
+                low, high = 0.0, float("inf")
+            case _ if "hardtanh" in str(node.target):
+                low, high = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])  # type: ignore[assignment]
+            case _:
+                low, high = 0.0, 6.0
+        kind, ends = (torch.uint8, (0, units.highest)) if units.stored else (torch.int32, (LOWEST, HIGHEST))
+        bounds = ((bound / units.scale).round() + units.zero for bound in (low, high))
+        return Clamp(*(bound.clamp(*ends).to(kind) for bound in bounds)), (node.args[0],), units
+
+    def move(self, node: Node) -> Lowered:
+        """Entries stay what they are; only where they are changes."""
+        units = self.units.get(node.args[0])  # type: ignore[arg-type]
+        if units is not None and units.scale.numel() > 1 and node.target not in UNMOVED:
+            raise refusal(node, "its operand has a scale for each channel; quantize it before (Calibrated)")
+        compute: Callable[..., Any] = partial(node.target, **node.kwargs)  # type: ignore[arg-type]
+        return compute, node.args, units
+
+    def pad(self, node: Node) -> Lowered:
+        units = self.stored(node, node.args[0])
+        x, sides, *rest = node.args
+        mode, value = (
+            (*rest, *("constant", None)[len(rest) :]) if node.target is aten.pad.default else ("constant", rest)
+        )
+        if mode != "constant" or value not in (None, 0, [], [0]):
+            raise refusal(node, "it does not pad with zeros")
+        return partial(aten.constant_pad_nd.default, value=units.zero), (x, sides), units
+
+
+def refusal(node: Node, reason: str) -> SelectionError:
+    return SelectionError(f"{node.target} in {module_of(node) or 'the model'} cannot run on integers: {reason}")
+
+
+Rule = Callable[[_Lowering, Node], Lowered]
+RULES: Mapping[Operator, Rule] = {
+    Operator.CONVOLVE: _Lowering.weigh,
+    Operator.LINEAR: _Lowering.weigh,
+    Operator.ADD: _Lowering.add,
+    Operator.CAT: _Lowering.concatenate,
+    Operator.MEAN: _Lowering.mean,
+    Operator.POOL: _Lowering.pool,
+    Operator.RELU: _Lowering.rectify,
+    Operator.RELU6: _Lowering.rectify,
+}
+
+
+def _rule(node: Node) -> Rule | None:
+    if node.target is QUANTIZED:
+        return _Lowering.quantize
+    if node.target in PADS:
+        return _Lowering.pad
+    if node.target in VIEWS | PARTS:
+        return _Lowering.move
+    operator = TARGETS.get(node.target)
+    return None if operator is None else RULES.get(operator)
