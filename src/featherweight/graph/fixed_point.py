@@ -39,7 +39,7 @@ def rounding_right_shift(x: Tensor, places: Tensor) -> Tensor:
 class Multiplier:
     """Positive real numbers ``2⁻ⁿ · M₀``, where ``M₀ = mantissa / 2³¹`` lies in [½, 1): ``2³⁰ ≤ mantissa < 2³¹``.
 
-    The call is ``x ↦ shift(product(x, mantissa), n)``. For ``n < 0`` the left shift by ``−n`` comes first and saturates.
+    The call is ``x ↦ shift(product(x, mantissa), n)``. For ``n < 0`` a left shift by ``−n`` comes first and saturates.
     Numbers below 2⁻³², whose product with 32 bits rounds to zero, have mantissa 0.
     """
 

@@ -11,20 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.fx import Node
 
+import featherweight.activations.quantizers  # noqa: F401 - defines featherweight::quantized
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.tap import Operator
 from featherweight.core.task import Example, evaluating
 from featherweight.graph.fixed_point import HIGHEST, LOWEST, Multiplier
 from featherweight.graph.integer import (
-    LEFT_SHIFT, Add, Clamp, IntegerProgram, Quantize, Requantize, Step, Sum, Units, WeightedSum,
-)  # fmt: skip
+    LEFT_SHIFT,
+    Add,
+    Clamp,
+    IntegerProgram,
+    Quantize,
+    Requantize,
+    Step,
+    Sum,
+    Units,
+    WeightedSum,
+)
 from featherweight.graph.sites import PARTS, VIEWS
 from featherweight.graph.trace import TARGETS, Traced, module_of, trace
 from featherweight.schemes.integers import integers
 
 aten = torch.ops.aten
 QUANTIZED = torch.ops.featherweight.quantized.default
+"""What a :class:`~featherweight.activations.quantizers.Quantizer` is in a traced graph."""
 PADS = frozenset({aten.pad.default, aten.constant_pad_nd.default})
 UNMOVED = frozenset({
     aten.contiguous.default, aten.clone.default, aten.detach.default, aten.alias.default, aten.dropout.default,
@@ -38,10 +49,10 @@ Lowered = tuple[Callable[..., Any], tuple[Any, ...], Units | None]
 def integer_program(student: Compressed, example: Example) -> IntegerProgram:
     """The student as operations on integers of 8 and 32 bits alone, for batches of any size that the model allows.
 
-    Every operand of a layer, a join or an average must be quantized by a ``Quantizer`` (``Calibrated`` does it), weights
-    must have symmetric integer codes, and batch norms must be folded (``FoldNorms``). Whatever input it gets, no sum
-    leaves 32 bits: that is proved here, from the weights. Raises ``SelectionError`` with the operator and its module
-    where an operation has no integer form, an operand is not quantized, or a sum could overflow.
+    Every operand of a layer, a join or an average must be quantized by a ``Quantizer`` (``Calibrated`` does it),
+    weights must have symmetric integer codes, and batch norms must be folded (``FoldNorms``). Whatever input it gets,
+    no sum leaves 32 bits: that is proved here, from the weights. Raises ``SelectionError`` with the operator and its
+    module where an operation has no integer form, an operand is not quantized, or a sum could overflow.
     """
     if student.learning:
         raise SelectionError("the student is still learning; settle it before it is run on integers")
@@ -80,8 +91,10 @@ class _Lowering:
             raise refusal(node, "no rule lowers it; replace it in the model by operations that have one")
         if "_." in str(node.target) and any(user > node for user in node.args[0].users):  # type: ignore[union-attr]
             raise refusal(node, "it changes in place a tensor that is used again; call it out of place")
+        if node.kwargs and rule not in (_Lowering.add, _Lowering.move):
+            raise refusal(node, f"{', '.join(node.kwargs)} is a setting that no rule knows")
         try:
-            compute, args, units = rule(self, node)
+            compute, args, units = rule(self, node, node.args)
         except SchemeError as error:
             raise refusal(node, str(error)) from error
         self.units[node] = units
@@ -106,11 +119,17 @@ class _Lowering:
         found = None if name is None else program.state_dict.get(name, program.constants.get(name))
         return found.detach() if isinstance(found, Tensor) else None
 
+    def known(self, node: Node, x: Any) -> Units | None:
+        """What the integers of an operand mean; ``None`` for an input that is not quantized yet."""
+        if x not in self.units:
+            raise refusal(node, f"its operand {x} is a constant")
+        return self.units[x]
+
     def operand(self, node: Node, x: Any) -> Units:
         """What the integers of an operand mean, of 8 or 32 bits."""
-        units = self.units.get(x)
+        units = self.known(node, x)
         if units is None:
-            raise refusal(node, f"{x} is not computed from quantized inputs; quantize it (Calibrated)")
+            raise refusal(node, f"its operand {x} is an input that is not quantized; quantize it (Calibrated)")
         return units
 
     def stored(self, node: Node, x: Any) -> Units:
@@ -120,21 +139,20 @@ class _Lowering:
             raise refusal(node, f"its operand {x} is not quantized, but a sum in 32 bits; quantize it (Calibrated)")
         return units
 
-    def quantize(self, node: Node) -> Lowered:
-        x, _, low, high = node.args
-        scale = self.constant(node.args[1])
+    def quantize(self, node: Node, args: Any) -> Lowered:
+        x, given, low, high = args
+        scale = self.constant(given)
         if scale is None or scale.numel() != 1:
             raise refusal(node, "its scale is not one number that stays the same")
-        assert isinstance(low, int) and isinstance(high, int)
         after = Units(scale.double().reshape(()), -low, max(-low, high), high - low)
-        before = self.units.get(x)  # type: ignore[arg-type]
+        before = self.known(node, x)
         if before is None:
             return Quantize(scale, -low, high - low), (x,), after
         multiplier = Multiplier.nearest(before.scale / after.scale)
         return Requantize(multiplier, before.zero, -low, high - low), (x,), after
 
-    def weigh(self, node: Node) -> Lowered:
-        x, weight_node, bias_node, *settings = (*node.args, None)[: max(3, len(node.args))]
+    def weigh(self, node: Node, args: Any) -> Lowered:
+        x, weight_node, bias_node, *settings = (*args, None)[: max(3, len(args))]
         units = self.stored(node, x)
         levels, scales = self._weight(node, weight_node)
         channels = [-1] + [1] * (levels.ndim - 2)
@@ -152,7 +170,7 @@ class _Lowering:
                 node, f"a sum of {levels[0].numel()} products and a bias can reach {reach:.0f}, outside 32 bits; "
                 "use fewer bits, or a larger scale where a channel's weights are all but zero"
             )  # fmt: skip
-        target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+        target: Any = node.target
         compute = WeightedSum(target, levels, amounts.to(torch.int32).reshape(channels), units.zero, tuple(settings))
         return compute, (x,), Units(scale.reshape(channels), 0, int(reach))
 
@@ -170,81 +188,80 @@ class _Lowering:
             )  # fmt: skip
         return found[0], found[1]
 
-    def add(self, node: Node) -> Lowered:
+    def add(self, node: Node, args: Any) -> Lowered:
         if node.kwargs.get("alpha", 1) != 1:
             raise refusal(node, "an operand is multiplied by alpha")
-        first, second = (self.stored(node, x) for x in node.args[:2])
+        first, second = (self.stored(node, x) for x in args[:2])
         twice = 2 * torch.maximum(first.scale, second.scale)
         multipliers = Multiplier.nearest(first.scale / twice), Multiplier.nearest(second.scale / twice)
         reach = (first.reach + second.reach) << (LEFT_SHIFT - 1)  # no multiplier is above one half
-        return Add(multipliers, (first.zero, second.zero)), node.args[:2], Units(twice / 2**LEFT_SHIFT, 0, reach)
+        return Add(multipliers, (first.zero, second.zero)), args[:2], Units(twice / 2**LEFT_SHIFT, 0, reach)
 
-    def concatenate(self, node: Node) -> Lowered:
-        operands: Any = node.args[0]
-        given = [self.stored(node, x) for x in operands]
+    def concatenate(self, node: Node, args: Any) -> Lowered:
+        target: Any = node.target
+        given = [self.stored(node, x) for x in args[0]]
         if len({(float(units.scale), units.zero, units.highest) for units in given}) > 1:
             raise refusal(node, "its operands have different ranges; send them through one quantizer (Calibrated)")
-        return node.target, node.args, replace(given[0], reach=max(units.reach for units in given))  # type: ignore[return-value]
+        return target, args, replace(given[0], reach=max(units.reach for units in given))
 
-    def mean(self, node: Node) -> Lowered:
-        x, dims, keep = (*node.args, None, False)[:3]
-        shape = x.meta["val"].shape  # type: ignore[union-attr]
-        axes = sorted(axis % len(shape) for axis in dims or ())  # type: ignore[union-attr, operator]
+    def mean(self, node: Node, args: Any) -> Lowered:
+        x, dims, keep = (*args, None, False)[:3]
+        shape = x.meta["val"].shape
+        axes = sorted(axis % len(shape) for axis in dims or ())
         if not axes or 0 in axes:
             raise refusal(node, "it averages over the batch")
         over = partial(torch.sum, dim=axes, keepdim=bool(keep))
-        return self._average(node, over, prod(int(shape[axis]) for axis in axes))
+        return self._average(node, x, over, prod(int(shape[axis]) for axis in axes))
 
-    def pool(self, node: Node) -> Lowered:
-        x, size, *rest = node.args
-        height, width = (int(n) for n in x.meta["val"].shape[-2:])  # type: ignore[union-attr]
-        sides = list(size) if isinstance(size, list | tuple) else [size]  # type: ignore[arg-type]
+    def pool(self, node: Node, args: Any) -> Lowered:
+        x, size, *rest = args
+        height, width = (int(n) for n in x.meta["val"].shape[-2:])
+        sides = list(size) if isinstance(size, list | tuple) else [size]
         if node.target is aten.adaptive_avg_pool2d.default:
             if height % sides[0] or width % sides[-1]:
                 raise refusal(node, f"{sides} does not divide {[height, width]}")
             window = [height // sides[0], width // sides[-1]]
-            return self._average(node, partial(F.avg_pool2d, kernel_size=window, divisor_override=1), prod(window))
-        stride, padding, ceil, counted, divisor = (*rest, *([], 0, False, True, None)[len(rest) :])
-        padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)  # type: ignore[arg-type]
+            return self._average(node, x, partial(F.avg_pool2d, kernel_size=window, divisor_override=1), prod(window))
+        defaults: list[Any] = [sides, 0, False, True, None]
+        stride, padding, ceil, counted, divisor = rest + defaults[len(rest) :]
+        padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)
         if ceil or divisor is not None or (padded and not counted):
             raise refusal(node, "its windows have different sizes, or a divisor of their own")
-        over = partial(F.avg_pool2d, kernel_size=sides, stride=stride or sides, padding=padding, divisor_override=1)
-        return self._average(node, over, sides[0] * sides[-1])
+        over = partial(F.avg_pool2d, kernel_size=sides, stride=stride, padding=padding, divisor_override=1)
+        return self._average(node, x, over, sides[0] * sides[-1])
 
-    def _average(self, node: Node, over: Callable[[Tensor], Tensor], count: int) -> Lowered:
-        units = self.stored(node, node.args[0])
+    def _average(self, node: Node, x: Any, over: Callable[[Tensor], Tensor], count: int) -> Lowered:
+        units = self.stored(node, x)
         if units.reach * count > HIGHEST:
             raise refusal(node, f"a sum of {count} numbers can reach {units.reach * count}, outside 32 bits")
-        return Sum(over, units.zero), (node.args[0],), Units(units.scale / count, 0, units.reach * count)
+        return Sum(over, units.zero), (x,), Units(units.scale / count, 0, units.reach * count)
 
-    def rectify(self, node: Node) -> Lowered:
-        units = self.operand(node, node.args[0])
+    def rectify(self, node: Node, args: Any) -> Lowered:
+        units = self.operand(node, args[0])
         match TARGETS[node.target]:
             case Operator.RELU:
                 low, high = 0.0, float("inf")
             case _ if "hardtanh" in str(node.target):
-                low, high = (*node.args[1:], *(-1.0, 1.0)[len(node.args) - 1 :])  # type: ignore[assignment]
+                low, high = [*args[1:], *[-1.0, 1.0][len(args) - 1 :]]
             case _:
                 low, high = 0.0, 6.0
         kind, ends = (torch.uint8, (0, units.highest)) if units.stored else (torch.int32, (LOWEST, HIGHEST))
         bounds = ((bound / units.scale).round() + units.zero for bound in (low, high))
-        return Clamp(*(bound.clamp(*ends).to(kind) for bound in bounds)), (node.args[0],), units
+        return Clamp(*(bound.clamp(*ends).to(kind) for bound in bounds)), (args[0],), units
 
-    def move(self, node: Node) -> Lowered:
+    def move(self, node: Node, args: Any) -> Lowered:
         """Entries stay what they are; only where they are changes."""
-        units = self.units.get(node.args[0])  # type: ignore[arg-type]
+        units, target = self.known(node, args[0]), node.target
         if units is not None and units.scale.numel() > 1 and node.target not in UNMOVED:
             raise refusal(node, "its operand has a scale for each channel; quantize it before (Calibrated)")
-        compute: Callable[..., Any] = partial(node.target, **node.kwargs)  # type: ignore[arg-type]
-        return compute, node.args, units
+        assert callable(target)
+        return partial(target, **node.kwargs), args, units
 
-    def pad(self, node: Node) -> Lowered:
-        units = self.stored(node, node.args[0])
-        x, sides, *rest = node.args
-        mode, value = (
-            (*rest, *("constant", None)[len(rest) :]) if node.target is aten.pad.default else ("constant", rest)
-        )
-        if mode != "constant" or value not in (None, 0, [], [0]):
+    def pad(self, node: Node, args: Any) -> Lowered:
+        units = self.stored(node, args[0])
+        x, sides, *rest = args
+        mode = rest.pop(0) if node.target is aten.pad.default and rest else "constant"
+        if mode != "constant" or any(rest):
             raise refusal(node, "it does not pad with zeros")
         return partial(aten.constant_pad_nd.default, value=units.zero), (x, sides), units
 
@@ -253,7 +270,8 @@ def refusal(node: Node, reason: str) -> SelectionError:
     return SelectionError(f"{node.target} in {module_of(node) or 'the model'} cannot run on integers: {reason}")
 
 
-Rule = Callable[[_Lowering, Node], Lowered]
+Rule = Callable[[_Lowering, Node, Any], Lowered]
+"""Takes a node and its arguments."""
 RULES: Mapping[Operator, Rule] = {
     Operator.CONVOLVE: _Lowering.weigh,
     Operator.LINEAR: _Lowering.weigh,
