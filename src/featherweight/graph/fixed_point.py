@@ -40,6 +40,7 @@ class Multiplier:
     """Positive real numbers ``2⁻ⁿ · M₀``, where ``M₀ = mantissa / 2³¹`` lies in [½, 1): ``2³⁰ ≤ mantissa < 2³¹``.
 
     The call is ``x ↦ shift(product(x, mantissa), n)``. For ``n < 0`` a left shift by ``−n`` comes first and saturates.
+    What should be beyond 32 bits then comes out at 2³⁰ − 1 or more, which is enough for what is clamped to 8 bits.
     Numbers below 2⁻³², whose product with 32 bits rounds to zero, have mantissa 0.
     """
 

@@ -1,9 +1,9 @@
 """Lowering a tapped student to integer operations: one rule for each operator of its traced graph."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from math import prod
 from typing import Any
 
 import torch
@@ -211,7 +211,7 @@ class _Lowering:
         if not axes or 0 in axes:
             raise refusal(node, "it averages over the batch")
         over = partial(torch.sum, dim=axes, keepdim=bool(keep))
-        return self._average(node, x, over, prod(int(shape[axis]) for axis in axes))
+        return self._average(node, x, over, math.prod(int(shape[axis]) for axis in axes))
 
     def pool(self, node: Node, args: Any) -> Lowered:
         x, size, *rest = args
@@ -221,7 +221,9 @@ class _Lowering:
             if height % sides[0] or width % sides[-1]:
                 raise refusal(node, f"{sides} does not divide {[height, width]}")
             window = [height // sides[0], width // sides[-1]]
-            return self._average(node, x, partial(F.avg_pool2d, kernel_size=window, divisor_override=1), prod(window))
+            return self._average(
+                node, x, partial(F.avg_pool2d, kernel_size=window, divisor_override=1), math.prod(window)
+            )
         defaults: list[Any] = [sides, 0, False, True, None]
         stride, padding, ceil, counted, divisor = rest + defaults[len(rest) :]
         padded = any(padding) if isinstance(padding, list | tuple) else bool(padding)
@@ -238,16 +240,12 @@ class _Lowering:
 
     def rectify(self, node: Node, args: Any) -> Lowered:
         units = self.operand(node, args[0])
-        match TARGETS[node.target]:
-            case Operator.RELU:
-                low, high = 0.0, float("inf")
-            case _ if "hardtanh" in str(node.target):
-                low, high = [*args[1:], *[-1.0, 1.0][len(args) - 1 :]]
-            case _:
-                low, high = 0.0, 6.0
-        kind, ends = (torch.uint8, (0, units.highest)) if units.stored else (torch.int32, (LOWEST, HIGHEST))
-        bounds = ((bound / units.scale).round() + units.zero for bound in (low, high))
-        return Clamp(*(bound.clamp(*ends).to(kind) for bound in bounds)), (args[0],), units
+        ends: tuple[float, float] = (0.0, 6.0) if TARGETS[node.target] is Operator.RELU6 else (0.0, math.inf)
+        if "hardtanh" in str(node.target):
+            ends = (*args[1:], -1.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
+        kind, held = (torch.uint8, (0, units.highest)) if units.stored else (torch.int32, (LOWEST, HIGHEST))
+        bounds = ((end / units.scale).round() + units.zero for end in ends)
+        return Clamp(*(bound.clamp(*held).to(kind) for bound in bounds)), (args[0],), units
 
     def move(self, node: Node, args: Any) -> Lowered:
         """Entries stay what they are; only where they are changes."""
