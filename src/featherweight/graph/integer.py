@@ -18,7 +18,10 @@ from featherweight.core.errors import SchemeError
 from featherweight.graph.fixed_point import HIGHEST, LOWEST, Multiplier
 
 LEFT_SHIFT = 20
-"""Operands of an addition are multiplied by 2²⁰ first: of 8 bits, they leave three to spare."""
+"""Integers of 8 bits are multiplied by 2²⁰ before a multiplier, as TensorFlow Lite's addition does it.
+
+A multiplier rounds twice. Of sums of many bits that is seldom seen; of small integers the first rounding would decide.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,15 +141,16 @@ class Quantize:
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """``clamp(z' + M (q − z), 0, h)`` with a multiplier ``M = s / s'`` (section 2.4)."""
+    """``clamp(z' + M 2ᵏ (q − z), 0, h)`` with a multiplier ``M = 2⁻ᵏ s / s'`` (section 2.4); ``k`` is 0 for sums."""
 
     multiplier: Multiplier
+    left: int
     before: int
     after: int
     highest: int
 
     def __call__(self, q: Tensor) -> Tensor:
-        scaled = self.multiplier(q.long() - self.before)
+        scaled = self.multiplier((q.long() - self.before) << self.left)
         return scaled.add_(self.after).clamp_(0, self.highest).to(torch.uint8)
 
 
@@ -186,13 +190,17 @@ class Add:
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """``Σ (q − z)`` over dimensions or windows: an average is that in units of ``s / n``."""
+    """``2ᵏ Σ (q − z)`` over dimensions or windows: an average is that in units of ``2⁻ᵏ s / n``.
+
+    Nothing is rounded before the result is brought to 8 bits, and ``k`` is the largest that 32 bits have room for.
+    """
 
     over: Callable[[Tensor], Tensor]
+    left: int
     zero: int
 
     def __call__(self, q: Tensor) -> Tensor:
-        return int32(self.over(q.double() - self.zero))
+        return int32(self.over(q.double() - self.zero) * 2**self.left)
 
 
 @dataclass(frozen=True, eq=False)

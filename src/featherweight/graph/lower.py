@@ -49,6 +49,10 @@ Lowered = tuple[Callable[..., Any], tuple[Any, ...], Units | None]
 def integer_program(student: Compressed, example: Example) -> IntegerProgram:
     """The student as operations on integers of 8 and 32 bits alone, for batches of any size that the model allows.
 
+    Activations are unsigned integers with a zero point, weights signed ones without, biases integers of 32 bits in units
+    of ``s_x s_w`` (Jacob et al. 2017, arXiv 1712.05877, section 2.4); sums are brought to 8 bits by fixed-point
+    multipliers. Operands of additions are brought to one scale as TensorFlow Lite does it. ReLU and ReLU6 clamp.
+
     Every operand of a layer, a join or an average must be quantized by a ``Quantizer`` (``Calibrated`` does it),
     weights must have symmetric integer codes, and batch norms must be folded (``FoldNorms``). Whatever input it gets,
     no sum leaves 32 bits: that is proved here, from the weights. Raises ``SelectionError`` with the operator and its
@@ -89,7 +93,7 @@ class _Lowering:
         rule = _rule(node)
         if rule is None:
             raise refusal(node, "no rule lowers it; replace it in the model by operations that have one")
-        if "_." in str(node.target) and any(user > node for user in node.args[0].users):  # type: ignore[union-attr]
+        if "_." in str(node.target) and any(user > node for each in _aliases(node.args[0]) for user in each.users):
             raise refusal(node, "it changes in place a tensor that is used again; call it out of place")
         if node.kwargs and rule not in (_Lowering.add, _Lowering.move):
             raise refusal(node, f"{', '.join(node.kwargs)} is a setting that no rule knows")
@@ -148,8 +152,9 @@ class _Lowering:
         before = self.known(node, x)
         if before is None:
             return Quantize(scale, -low, high - low), (x,), after
-        multiplier = Multiplier.nearest(before.scale / after.scale)
-        return Requantize(multiplier, before.zero, -low, high - low), (x,), after
+        left = LEFT_SHIFT if before.stored else 0
+        multiplier = Multiplier.nearest(before.scale / after.scale / 2**left)
+        return Requantize(multiplier, left, before.zero, -low, high - low), (x,), after
 
     def weigh(self, node: Node, args: Any) -> Lowered:
         x, weight_node, bias_node, *settings = (*args, None)[: max(3, len(args))]
@@ -234,11 +239,14 @@ class _Lowering:
 
     def _average(self, node: Node, x: Any, over: Callable[[Tensor], Tensor], count: int) -> Lowered:
         units = self.stored(node, x)
-        if units.reach * count > HIGHEST:
-            raise refusal(node, f"a sum of {count} numbers can reach {units.reach * count}, outside 32 bits")
-        return Sum(over, units.zero), (x,), Units(units.scale / count, 0, units.reach * count)
+        reach = units.reach * count
+        if reach > HIGHEST:
+            raise refusal(node, f"a sum of {count} numbers can reach {reach}, outside 32 bits")
+        left = 31 - reach.bit_length()
+        return Sum(over, left, units.zero), (x,), Units(units.scale / count / 2**left, 0, reach << left)
 
     def rectify(self, node: Node, args: Any) -> Lowered:
+        """Bounds are rounded to the operand's grid, which is fine where it is one of 32 bits."""
         units = self.operand(node, args[0])
         ends: tuple[float, float] = (0.0, 6.0) if TARGETS[node.target] is Operator.RELU6 else (0.0, math.inf)
         if "hardtanh" in str(node.target):
@@ -280,6 +288,18 @@ RULES: Mapping[Operator, Rule] = {
     Operator.RELU: _Lowering.rectify,
     Operator.RELU6: _Lowering.rectify,
 }
+
+
+def _aliases(node: Any) -> set[Node]:
+    """A tensor, and all that may share its memory."""
+    while node.op == "call_function" and node.target in VIEWS | PARTS:
+        node = node.args[0]
+    found, new = {node}, [node]
+    while new:
+        views = [user for user in new.pop().users if user.target in VIEWS | PARTS and user not in found]
+        found.update(views)
+        new.extend(views)
+    return found
 
 
 def _rule(node: Node) -> Rule | None:
