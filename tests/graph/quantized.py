@@ -51,10 +51,15 @@ class Between(nn.Module):
         self.operation = operation
         self.before = nn.ModuleList([Quantizer.covering(*each, 8) for each in ranges])
         with torch.no_grad():
-            y = operation(*(quantizer(x) for quantizer in self.before))
+            y = self.between(x)
         # A little less than all: some saturates, and scales are in no simple ratio, in which roundings would tie.
-        self.behind = Quantizer.covering(0.97 * float(y.min()), 0.96 * float(y.max()), 8)
+        self.behind = Quantizer.covering(0.9737 * float(y.min()), 0.9611 * float(y.max()), 8)
+
+    def between(self, x: Tensor) -> Tensor:
+        """The operation's result before it is quantized."""
+        y: Tensor = self.operation(*(quantizer(x) for quantizer in self.before))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.behind(self.operation(*(quantizer(x) for quantizer in self.before)))
+        y: Tensor = self.behind(self.between(x))
         return y

@@ -49,8 +49,8 @@ Lowered = tuple[Callable[..., Any], tuple[Any, ...], Units | None]
 def integer_program(student: Compressed, example: Example) -> IntegerProgram:
     """The student as operations on integers of 8 and 32 bits alone, for batches of any size that the model allows.
 
-    Activations are unsigned integers with a zero point, weights signed ones without, biases integers of 32 bits in units
-    of ``s_x s_w`` (Jacob et al. 2017, arXiv 1712.05877, section 2.4); sums are brought to 8 bits by fixed-point
+    Activations are unsigned integers with a zero point, weights signed ones without, biases integers of 32 bits in
+    units of ``s_x s_w`` (Jacob et al. 2017, arXiv 1712.05877, section 2.4); sums are brought to 8 bits by fixed-point
     multipliers. Operands of additions are brought to one scale as TensorFlow Lite does it. ReLU and ReLU6 clamp.
 
     Every operand of a layer, a join or an average must be quantized by a ``Quantizer`` (``Calibrated`` does it),
