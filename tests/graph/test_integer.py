@@ -230,5 +230,7 @@ def test_resnet20(data_folder: Path) -> None:
     with torch.no_grad():
         simulated = torch.cat([student(part) for part in x.split(100)])
     found = torch.cat([program(part) for part in x.split(100)])
-    assert float((found.argmax(1) == simulated.argmax(1)).float().mean()) >= 0.99
+    # Measured: 0.990 here, 0.994 and 0.995 on the next two thousand images. Which near ties flip, and so a few images
+    # either way, depends on how floats are summed on a machine.
+    assert float((found.argmax(1) == simulated.argmax(1)).float().mean()) >= 0.985
     assert_bounded(program, x[:50])
