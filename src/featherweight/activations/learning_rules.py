@@ -58,7 +58,7 @@ class UnitIntervals(TapRule):
 
 @dataclass(frozen=True)
 class HalfWaves(TapRule):
-    """Half-wave Gaussian quantization of what the matching modules take in, which batch norm brought near a Gaussian."""
+    """Half-wave Gaussian quantization of what the matching modules take in, which norms brought near a Gaussian."""
 
     modules: tuple[str, ...] = ("*",)
     bits: int = 2

@@ -32,8 +32,8 @@ def paper() -> Paper:
     return Paper(
         "dorefa-net",
         REFERENCE,
-        "Weights through tanh and inputs through a clamp are quantized uniformly, and gradients with random rounding to a "
-        "few bits, so that backward passes are of low precision too.",
+        "Weights through tanh and inputs through a clamp are quantized uniformly, and gradients with random rounding "
+        "to a few bits, so that backward passes are of low precision too.",
         (Claim("AlexNet, ImageNet, 1-bit weights, 2-bit inputs, 6-bit gradients", "46.1 % top-1", "abstract"),),
         ("digits",),
         recipe,

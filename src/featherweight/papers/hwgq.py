@@ -35,8 +35,8 @@ def paper() -> Paper:
     return Paper(
         "hwgq",
         REFERENCE,
-        "Quantize rectified activations at the levels that are best for half a unit Gaussian, one step for all layers, and "
-        "pass gradients as a clipped rectifier does.",
+        "Quantize rectified activations at the levels that are best for half a unit Gaussian, one step for all layers, "
+        "and pass gradients as a clipped rectifier does.",
         (
             Claim(
                 "ResNet-18, ImageNet, 1-bit weights, 2-bit inputs",

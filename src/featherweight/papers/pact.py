@@ -36,8 +36,8 @@ def paper() -> Paper:
     return Paper(
         "pact",
         REFERENCE,
-        "Replace the rectifier by clamp(x, 0, α), quantize between, and learn α with the weights: its gradient is that of "
-        "the clipped activations.",
+        "Replace the rectifier by clamp(x, 0, α), quantize between, and learn α with the weights: its gradient is that "
+        "of the clipped activations.",
         (Claim("ImageNet networks, 4/4 bits", "accuracy comparable to full precision", "abstract"),),
         ("digits",),
         recipe,

@@ -15,8 +15,8 @@ REFERENCE = Reference(
     "1712.05877",
 )
 DEVIATIONS = (
-    "weights have a scale for each output channel: γ/σ of a norm then moves into the scales exactly, so simulating the fold "
-    "while training and folding at the end give the same levels, and the norm stays live",
+    "weights have a scale for each output channel: γ/σ of a norm then moves into the scales exactly, so simulating the "
+    "fold while training and folding at the end give the same levels, and the norm stays live",
     "symmetric weight levels without −128, instead of affine ones",
     "Adam; few epochs from trained float weights",
 )

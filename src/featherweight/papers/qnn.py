@@ -36,8 +36,8 @@ def paper() -> Paper:
     return Paper(
         "qnn",
         REFERENCE,
-        "Train with weights and activations clipped and rounded to a few bits, straight through, and gradients quantized "
-        "with random rounding.",
+        "Train with weights and activations clipped and rounded to a few bits, straight through, and gradients "
+        "quantized with random rounding.",
         (Claim("AlexNet, ImageNet, 1-bit weights, 2-bit activations", "51 % top-1", "abstract"),),
         ("digits",),
         recipe,

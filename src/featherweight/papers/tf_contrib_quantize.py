@@ -39,8 +39,8 @@ def paper() -> Paper:
     return Paper(
         "tf-contrib-quantize",
         REFERENCE,
-        "Rewrite a training graph: fold norms, simulate rounding of weights and activations behind every layer, start it "
-        "after a delay; rewrite it again for evaluation and hand it to a converter.",
+        "Rewrite a training graph: fold norms, simulate rounding of weights and activations behind every layer, start "
+        "it after a delay; rewrite it again for evaluation and hand it to a converter.",
         (
             Claim(
                 "MobileNet and Inception", "a table of float against 8-bit accuracies", "not read: no figure is quoted"

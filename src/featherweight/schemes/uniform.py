@@ -88,8 +88,8 @@ class Grid:
     """The integers of a uniform code: ``low .. high``, and whether they are shifted by a zero point.
 
     Symmetric with b > 1 bits: ``−(2ᵇ⁻¹ − 1) .. 2ᵇ⁻¹ − 1``, so that zero is a level. Symmetric with one bit: the levels
-    ``−1`` and ``+1``. Odd: ``−(2ᵇ − 1), −(2ᵇ − 3) … 2ᵇ − 1``, all 2ᵇ levels and no zero. Affine: ``0 .. 2ᵇ − 1`` less the
-    zero point.
+    ``−1`` and ``+1``. Odd: ``−(2ᵇ − 1), −(2ᵇ − 3) … 2ᵇ − 1``, all 2ᵇ levels and no zero. Affine: ``0 .. 2ᵇ − 1`` less
+    the zero point.
     """
 
     bits: int
