@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError, naming
-from featherweight.core.task import Batch, Data, Example, Task, evaluating
-from featherweight.engines.engine import Arrays, Engine, Precision, Settings, arrays_of
+from featherweight.core.task import Batch, Data, Example, Task, device_of, evaluating
+from featherweight.engines import find
+from featherweight.engines.engine import Arrays, Engine, Precision, Settings, arrays_of, needed
 from featherweight.engines.export import export
 from featherweight.engines.measure import Contender, Meter, Round, Start, foreign_load, in_a_process, measure
 from featherweight.engines.measurement import Measurement, Plan, Ratio, reading
@@ -24,6 +25,8 @@ from featherweight.engines.parity import Parity, parity
 
 SAMPLES = 256
 """Samples that outputs are compared on, about: whole batches."""
+USUAL = tuple(map(find, ("pytorch", "onnxruntime", "openvino")))
+"""Engines that are asked where none is named; those that compile for minutes, and need a compiler, are not."""
 
 
 class Side(Enum):
@@ -35,9 +38,10 @@ class Side(Enum):
 
 @dataclass(frozen=True)
 class Failure:
-    """What could not be exported or run, and why. ``batch`` and ``threads`` are ``None`` where it is about the export,
+    """What could not be exported or run, and why.
 
-    ``side`` is ``None`` where it is about all that were measured together.
+    ``batch`` and ``threads`` are ``None`` where it could not be exported; ``engine`` and ``side`` where the reason names
+    one of several that were measured together, none of which has times then.
     """
 
     engine: str | None
@@ -80,7 +84,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``inputs`` says where they are from: evaluation, calibration, or the task's example again and again."""
+    """``inputs`` says where they are from: evaluation, calibration or training data, or the task's example again and again."""
 
     task: str
     engines: tuple[str, ...]
@@ -146,13 +150,13 @@ def compare(
     task: Task,
     student: Compressed,
     parent: nn.Module,
-    engines: Sequence[Engine],
+    engines: Sequence[Engine] = USUAL,
     *,
     threads: Sequence[int] = (1,),
     batches: Sequence[int] = (1,),
     precision: Precision = Precision.FLOAT32,
     plan: Plan = Plan(),  # noqa: B008  # frozen
-    watch: Watch = Watch(),  # noqa: B008  # frozen
+    watch: Watch = Watch(),  # frozen
     meter: Meter = foreign_load,
     start: Start = in_a_process,
 ) -> Comparison:
@@ -161,39 +165,48 @@ def compare(
     What cannot be exported or run is a :class:`Failure` of the result, and the others go on. Before times are taken,
     every export's outputs are compared with PyTorch's in float32, of the model that it was made from.
     """
-    if min(batches, default=0) < 1 or not threads or not engines:
-        raise EngineError("nothing to measure; give an engine, a number of threads, and batch sizes of 1 or more")
+    if min(batches, default=0) < 1 or min(threads, default=0) < 1 or not engines:
+        raise EngineError("nothing to measure; give an engine, and batch sizes and numbers of threads of 1 or more")
+    needed("psutil", "engines")  # the long work comes first, and it last
     models: dict[Side, nn.Module] = {Side.FLOAT: parent, Side.COMPRESSED: student}
-    names = tuple(dict.fromkeys(each.name for each in engines))
     failures: list[Failure] = []
     settings: list[Setting] = []
     example = task.example()
     source, samples = _samples(task, example, max(SAMPLES, *batches))
     with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
         files = _exported(models, example, engines, Path(folder), watch, failures)
-        for batch in batches:
+        for batch in dict.fromkeys(batches):
             inputs = _batches(samples, batch)
             references = {side: _reference(model, example, inputs) for side, model in models.items()}
-            for count in threads:
-                contenders = [
-                    Contender(label(engine, side), engine, path, Settings(count, precision))
-                    for (engine, side), path in files.items()
-                ]
+            for count in dict.fromkeys(threads):
+                entries = [Entry(*key, path, Settings(count, precision)) for key, path in files.items()]
                 watch.say(f"batch {batch}, threads {count}: comparing outputs")
-                found = _parities(contenders, inputs, [references[side] for _, side in files], plan, start)
-                failures += _failures(files, found.values(), batch, count)
-                able = [each for each in contenders if isinstance(found[each.label], Parity)]
+                parities = _parities(entries, inputs, references, plan, start, failures)
+                able = [each.contender for each in entries if each.contender.label in parities]
                 if not able:
                     continue
                 watch.say(f"batch {batch}, threads {count}: timing {', '.join(each.label for each in able)}")
                 try:
-                    done = measure(able, inputs[0], able[0].label, plan, watch.round, meter, start)
+                    found = measure(able, inputs[0], able[0].label, plan, watch.round, meter, start)
+                    settings.append(Setting(batch, count, found, parities))
                 except EngineError as error:
                     failures.append(Failure(None, None, batch, count, str(error)))
-                    continue
-                kept = {name: each for name, each in found.items() if isinstance(each, Parity)}
-                settings.append(Setting(batch, count, done, kept))
+    names = tuple(dict.fromkeys(each.name for each in engines))
     return Comparison(task.name, names, precision, source, tuple(settings), tuple(failures))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file, of which model it is, and how it is run."""
+
+    engine: str
+    side: Side
+    path: Path
+    settings: Settings
+
+    @property
+    def contender(self) -> Contender:
+        return Contender(label(self.engine, self.side), self.engine, self.path, self.settings)
 
 
 def _exported(
@@ -222,31 +235,25 @@ def _exported(
 
 
 def _parities(
-    contenders: Sequence[Contender],
+    entries: Sequence[Entry],
     inputs: Sequence[Arrays],
-    references: Sequence[Sequence[Arrays]],
+    references: Mapping[Side, Sequence[Arrays]],
     plan: Plan,
     start: Start,
-) -> dict[str, Parity | EngineError]:
-    """Each contender's outputs beside its reference, or why there are none."""
-    found: dict[str, Parity | EngineError] = {}
-    for each, reference in zip(contenders, references, strict=True):
+    failures: list[Failure],
+) -> dict[str, Parity]:
+    """By label, each entry's outputs beside the reference's; without those that could not be run."""
+    found: dict[str, Parity] = {}
+    for each in entries:
         try:
             with start(each.settings, plan.timeout) as worker:
                 worker.open(each.engine, each.path, each.settings)
                 worker.inputs(inputs)
-                found[each.label] = parity(reference, worker.run())
+                found[each.contender.label] = parity(references[each.side], worker.run())
         except EngineError as error:
-            found[each.label] = error
+            batch = len(inputs[0][0])
+            failures.append(Failure(each.engine, each.side, batch, each.settings.threads, str(error)))
     return found
-
-
-def _failures(
-    files: Iterable[tuple[str, Side]], found: Iterable[Parity | EngineError], batch: int, threads: int
-) -> Iterator[Failure]:
-    for (engine, side), each in zip(files, found, strict=True):
-        if isinstance(each, EngineError):
-            yield Failure(engine, side, batch, threads, str(each))
 
 
 def _samples(task: Task, example: Example, count: int) -> tuple[str, Arrays]:
@@ -303,17 +310,17 @@ def _reference(model: nn.Module, example: Example, inputs: Sequence[Arrays]) -> 
     found: list[Arrays] = []
     with evaluating(model), naming("the reference"):
         for arrays in inputs:
-            outputs = _filled(example, arrays).run(model)
+            outputs = _filled(example, arrays, device_of(model)).run(model)
             found.append([each.cpu().numpy() for each in tree_leaves(outputs) if isinstance(each, Tensor)])
     return found
 
 
-def _filled(example: Example, arrays: Arrays) -> Example:
+def _filled(example: Example, arrays: Arrays, device: torch.device) -> Example:
     """The example with other tensors in the places of its own."""
     given = iter(arrays)
 
     def fill(value: Any) -> Any:
-        return torch.from_numpy(next(given)).to(value.device) if isinstance(value, Tensor) else value
+        return torch.from_numpy(next(given)).to(device) if isinstance(value, Tensor) else value
 
     return Example(tuple(map(fill, example.args)), {key: fill(value) for key, value in example.kwargs.items()})
 
@@ -331,11 +338,8 @@ def _row_record(row: Row) -> dict[str, Any]:
 
 def _parity_record(found: Parity) -> dict[str, Any]:
     """JSON has no infinity: ``None`` stands for it, and ``largest`` tells which one of ``snr``."""
-    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in _items(found)}
-
-
-def _items(found: Parity) -> Iterable[tuple[str, Any]]:
-    return asdict(found).items()
+    values = asdict(found).items()
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values}
 
 
 def _setting(record: Mapping[str, Any]) -> Setting:
