@@ -40,8 +40,8 @@ class Side(Enum):
 class Failure:
     """What could not be exported or run, and why.
 
-    ``batch`` and ``threads`` are ``None`` where it could not be exported; ``engine`` and ``side`` where the reason names
-    one of several that were measured together, none of which has times then.
+    ``batch`` and ``threads`` are ``None`` where it could not be exported; ``engine`` and ``side`` where the reason
+    names one of several that were measured together, none of which has times then.
     """
 
     engine: str | None
@@ -84,7 +84,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``inputs`` says where they are from: evaluation, calibration or training data, or the task's example again and again."""
+    """All that was measured of two models.
+
+    ``inputs`` says where they are from: evaluation, calibration or training data, or the example again and again.
+    """
 
     task: str
     engines: tuple[str, ...]

@@ -22,7 +22,7 @@ def comparison(found: Comparison) -> Iterator[RenderableType]:
             (_times(setting, engine) for setting, engine in _lines(found)),
         )
         yield ""
-        yield "files, the most memory beyond the engine's own (float / compressed), and outputs beside PyTorch's"
+        yield "float / compressed: files, and peak memory over that before opening them; outputs beside PyTorch's"
         yield terminal.table(
             ("engine", "batch", "threads", "bytes", "memory", "float parity", "compressed parity"),
             (_files(setting, engine) for setting, engine in _lines(found)),
@@ -80,7 +80,7 @@ def _parity(found: Parity | None) -> str:
     if found is None:
         return ABSENT
     same = "" if found.agreement is None else f", {figures.share(found.agreement)} of {found.samples:,} agree"
-    return f"{found.snr:.1f} dB{same}"
+    return f"{f'{found.snr:.1f} dB' if found.largest else 'identical'}{same}"
 
 
 def _inputs(source: str) -> str:
