@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,20 @@ class Inside(Worker):
     def __init__(self, engines: Mapping[str, Engine]) -> None:
         super().__init__()
         self.model = Model(engines)
+
+    def __enter__(self) -> Self:
+        self.folder = tempfile.TemporaryDirectory()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    def settle(self, most: float = 2.0) -> bool:
+        return True
 
     def _ask(self, command: str, **settings: Any) -> Any:
         return self.model.commands[command](**settings)
