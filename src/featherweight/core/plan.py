@@ -49,7 +49,7 @@ def plan_stage(model: nn.Module, stage: Stage) -> PlannedStage:
     for where, scheme in stage.rules():
         found = select(model, where)
         fresh = [name for name in found if name not in sites]
-        if not fresh:
+        if not fresh and not where.optional:
             raise SelectionError(f"{where} matches only what an earlier pattern took ({', '.join(found)}); remove it")
         sites |= dict.fromkeys(fresh, scheme)
     skipped = {

@@ -185,6 +185,11 @@ class MagnitudeRule(MetricRule):
 class EditRule(ABC):
     """How a stage decides on changes of structure, before it projects anything."""
 
+    @property
+    def required(self) -> bool:
+        """Whether a model that cannot be traced is an error; else its structure stays, and coverage says why."""
+        return True
+
     @abstractmethod
     def decide(self, student: "Compressed", task: Task) -> Sequence[Edit]:
         """Edits for the student's base module; the student is not changed."""
@@ -192,6 +197,11 @@ class EditRule(ABC):
 
 class TapRule(ABC):
     """Which activations a stage sends through which functions: quantizers."""
+
+    @property
+    def required(self) -> bool:
+        """Whether a model that cannot be traced is an error; else activations stay, and coverage says why."""
+        return True
 
     @abstractmethod
     def taps(self, student: "Compressed", task: Task) -> Sequence[TapSite]:
@@ -207,13 +217,39 @@ class Projector(ABC):
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """What a repair did.
+
+    changed   parameter or buffer -> ``‖v − w‖ / max(‖v‖, ‖w‖)``, with ``w`` the value before and ``v`` the one after
+    left      what it would have repaired and could not, with the reason
+    """
+
+    changed: Mapping[str, float]
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+class Repair(ABC):
+    """Gives parameters and buffers of a student better values, after its stage has projected and learned.
+
+    The structure stays: a repair is in the values that a file holds, and is not replayed.
+    """
+
+    @abstractmethod
+    def repair(self, student: "Compressed", before: "Compressed", task: Task) -> Repaired:
+        """Change the student's values in place.
+
+        ``before`` is the student as the stage found it, with the stage's edits, and without its codes and taps.
+        """
+
+
+@dataclass(frozen=True)
 class Stage:
-    """Edit the structure, tap activations, project the sites onto their schemes by the schedule, and learn in between.
+    """Edit the structure, tap activations, project the sites by the schedule, learn in between, and repair.
 
     ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
     only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the
     schemes' own projection at schedule targets; parameters are then projected one after the other, each measured with
-    the ones before it already compressed.
+    the ones before it already compressed. ``repairs`` are made at the end, one after the other.
     """
 
     name: str
@@ -227,6 +263,7 @@ class Stage:
     training: Training | None = None
     objective: Objective | None = None
     train_rest: bool = True
+    repairs: tuple[Repair, ...] = ()
 
     def rules(self) -> list[tuple[Sites, Scheme]]:
         return [(s if isinstance(s, Sites) else Sites((s,)), scheme) for s, scheme in self.schemes.items()]

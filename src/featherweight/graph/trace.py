@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from featherweight.core.errors import SelectionError
+from featherweight.core.errors import TraceError
 from featherweight.core.tap import JOINS, Call, Operator
 from featherweight.core.task import Example
 
@@ -63,14 +63,14 @@ class Traced:
 
 
 def trace(model: nn.Module, example: Example) -> Traced:
-    """Trace the model on the example, as it is in evaluation; ``SelectionError`` where it cannot be traced."""
+    """Trace the model on the example, as it is in evaluation; ``TraceError`` where it cannot be traced."""
     try:
         with warnings.catch_warnings():  # recurrent layers keep a second list of their weights, and get it back
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
             program = torch.export.export(model, example.args, example.kwargs, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise SelectionError(
+        raise TraceError(
             f"the model cannot be traced ({type(error).__name__}: {reason}); compress its weights instead"
         ) from error
     signature = program.graph_signature
