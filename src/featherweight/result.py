@@ -94,13 +94,8 @@ class Result:
 
 
 def encode(student: Compressed, task: Task, recipe: Recipe, claims: Claims | None) -> bytes:
-    """The bytes of a file of this task.
-
-    A file that names a built-in task by its number counts samples that are right or wrong. Scores that are no counts
-    are real numbers, which only a file that names its tensors itself can hold.
-    """
-    number = task.number if task.quality.counts else None
-    return file.encode(student, number=number, claims=claims, task=task.source or task.name, recipe=recipe.name)
+    """The bytes of a file of this task."""
+    return file.encode(student, number=task.number, claims=claims, task=task.source or task.name, recipe=recipe.name)
 
 
 def lines(codes: Mapping[str, Code]) -> list[Line]:

@@ -183,7 +183,7 @@ def test_a_budget_with_training_of_outputs_of_any_form(form: str, loss: Callable
     model = net(form)
     before = fingerprint(model)
     result = fw.compress(
-        model, budget=fw.Budget(size=1500), example=X[:1], effort=Effort(2, 2), train=DATA["train"], loss=loss
+        model, budget=fw.Budget(size=1500), example=X[:1], effort=Effort(5, 2), train=DATA["train"], loss=loss
     )
     check(result, model, tmp_path / "model.fwt", before)
 

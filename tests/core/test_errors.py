@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import featherweight as fw
+from featherweight.core.compressed import Compressed
 from featherweight.core.errors import (
     BudgetError,
     FeatherweightError,
@@ -18,7 +19,8 @@ from featherweight.core.errors import (
     SelectionError,
     TaskError,
 )
-from featherweight.core.stage import Cubic
+from featherweight.core.stage import Cubic, TapRule
+from featherweight.core.tap import Call, Function, Operator, Place, TapSite
 from featherweight.metrics.diagonal import Curvature, Fisher
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
@@ -276,3 +278,30 @@ def test_a_file_of_another_model(tmp_path: Path) -> None:
     fw.compress(plain(), one(Codebook(2)), example=X).save(tmp_path / "model.fwt")
     with pytest.raises(FormatError, match="the file is for another model"):
         fw.load(tmp_path / "model.fwt", made("batch norm")[0])
+
+
+class Own(Function):
+    """A function that files do not know."""
+
+    identifier = "own"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+    def to_json(self) -> list[Any]:
+        return []
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "Own":
+        return cls()
+
+
+def test_a_function_that_files_do_not_know_is_refused(tmp_path: Path) -> None:
+    class Taps(TapRule):
+        def taps(self, student: Compressed, task: fw.Task) -> list[TapSite]:
+            return [TapSite(Place(Call("2", Operator.LINEAR)), Own())]
+
+    recipe = fw.Recipe("mine", (fw.Stage("only", {fw.WEIGHTS: Codebook(2)}, tap=Taps()),))
+    with pytest.raises(FormatError, match="2: linear, operand 1 is sent through Own, which a .fwt file cannot"):
+        fw.compress(plain(), recipe, example=X).save(tmp_path / "model.fwt")
+    assert list(tmp_path.iterdir()) == []

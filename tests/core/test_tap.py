@@ -9,13 +9,13 @@ from torch.overrides import _get_current_function_mode_stack
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Learn
-from featherweight.core.tap import Call, Function, Operator, Place, TapSite, watching
+from featherweight.core.tap import Call, Operator, Place, StoredFunction, TapSite, watching
 from featherweight.schemes.codebook import Codebook
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
-class Affine(Function):
+class Affine(StoredFunction):
     """``a x + 1``, with a number that learns."""
 
     identifier = "affine of a test"
@@ -63,7 +63,7 @@ def place(operator: Operator, operand: int | None, module: str = "") -> Place:
     return Place(Call(module, operator), operand)
 
 
-def by_hand(model: Joins, at: Place, f: Function) -> Tensor:
+def by_hand(model: Joins, at: Place, f: StoredFunction) -> Tensor:
     """What the model computes with ``f`` at one place."""
 
     def sent(operator: Operator, operand: int | None, x: Tensor, module: str = "") -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.learned import HalfWave
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
@@ -115,6 +116,7 @@ def tapped() -> Compressed:
             TapSite(Place(Call("conv", Operator.CONVOLVE)), Sign()),
             *(TapSite(place, shared) for place in (Place(cat, 0), Place(cat, 1), Place(cat, None))),
             TapSite(Place(Call("head", Operator.LINEAR)), Quantizer(3, 0, torch.tensor(0.1))),
+            TapSite(Place(Call("head", Operator.LINEAR), None), HalfWave(2, 0.5)),
             TapSite(Place(Call("", Operator.RELU, 2), None), Quantizer(1, -1, torch.tensor(2.0**-140))),
         ]
     )

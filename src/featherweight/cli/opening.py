@@ -6,7 +6,6 @@ from featherweight.coding import Reader, open_sealed
 from featherweight.core.errors import SelectionError, TaskError
 from featherweight.core.task import Task
 from featherweight.file import Header
-from featherweight.tasks import BUILT_IN as BUILT_IN_TASKS
 from featherweight.tasks import by_number, find
 
 if TYPE_CHECKING:
@@ -21,11 +20,9 @@ def header_of(data: bytes) -> Header:
 
 
 def task_of(data: bytes, named: str | None) -> Task:
-    """The task that ``--task`` names, else the built-in one of the file's number or name."""
+    """The task that ``--task`` names, else the built-in one of the file's number."""
     header = header_of(data)
     if named is None:
-        if header.number is None and header.task in BUILT_IN_TASKS:
-            return BUILT_IN_TASKS[header.task]()
         if header.number is None:
             hint = f"it was made from {header.task}. " if header.task else ""
             raise TaskError(

@@ -95,6 +95,11 @@ class Code(ABC):
         """Width of the widest symbol that a weight is multiplied with, in bits: what an engine's kernel would see."""
         return max((part.bits for part in self.parts().values()), default=32)
 
+    @property
+    def columnwise(self) -> bool:
+        """Whether columns of a matrix can be projected by themselves with this code as their start."""
+        return False
+
     def parts(self) -> dict[str, "Code"]:
         """The codes among the fields."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Code)}

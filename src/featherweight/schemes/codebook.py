@@ -33,6 +33,10 @@ class CodebookCode(Code):
     def bits(self) -> int:
         return max(ceil(log2(self.size)), 1)
 
+    @property
+    def columnwise(self) -> bool:
+        return True
+
     def decode(self) -> Tensor:
         return self.centroids.decode()[self.indices.long()].to(self.dtype)
 

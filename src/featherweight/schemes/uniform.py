@@ -136,6 +136,10 @@ class UniformCode(Code):
     def bits(self) -> int:
         return self.grid.bits
 
+    @property
+    def columnwise(self) -> bool:
+        return isinstance(self.granularity, PerTensor) or self.granularity == PerChannel(0)
+
     def decode(self) -> Tensor:
         levels = blocks(self.levels, self.granularity).to(self.scales.dtype)
         if self.zeros is not None:

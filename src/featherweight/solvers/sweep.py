@@ -62,14 +62,17 @@ class ColumnSweep(Projector):
 
 
 def _levels(scheme: Scheme, start: Code, w: Tensor) -> ColumnRule:
-    """Round one column by the scheme's warm projection of the whole tensor with that column in place.
+    """Round one column by the scheme's warm projection: of the column alone where the code allows it.
 
-    Slow but general would be to project everything; instead the tensor holds the start's own values elsewhere.
+    Slow but general is to project the whole tensor with that column in place, and the start's own values elsewhere.
     """
     scratch = start.decode().flatten(1).clone()
 
-    def rule(values: Tensor, column: int) -> Tensor:
+    def alone(values: Tensor, column: int) -> Tensor:
+        return scheme.project(values[:, None].to(w.dtype), warm=start).decode()[:, 0].double()
+
+    def within(values: Tensor, column: int) -> Tensor:
         scratch[:, column] = values.to(scratch.dtype)
         return scheme.project(scratch.reshape(w.shape), warm=start).decode().flatten(1)[:, column].double()
 
-    return rule
+    return alone if start.columnwise else within
