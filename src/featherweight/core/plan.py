@@ -34,10 +34,13 @@ class Plan:
             stage = planned.stage
             epochs = f", {stage.training.epochs} epochs ({stage.learn.value})" if stage.training else ", no training"
             yield f"{number}. {stage.name}: {type(stage.schedule).__name__}, {type(stage.metric).__name__}{epochs}"
+            parts = (("structure", stage.edit), ("activations", stage.tap), ("solver", stage.projector))
+            yield from (f"     {what}: {part}" for what, part in parts if part is not None)
             for name, scheme in planned.sites.items():
                 yield f"     {name} {list(self.shapes[name])} -> {scheme}"
             if planned.skipped:
                 yield f"     left alone: {', '.join(planned.skipped)}"
+            yield from (f"     repair: {repair}" for repair in stage.repairs)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -207,6 +207,13 @@ class TapRule(ABC):
     def taps(self, student: "Compressed", task: Task) -> Sequence[TapSite]:
         """Taps for the student, which is not changed. The same student and task give the same sites."""
 
+    def without(self, weights: Sequence[str], *, joins: bool = True) -> "TapRule":
+        """The same rule, but for what the layers of these weights take in, and but for joins where they are not wanted.
+
+        Raises ``SelectionError`` where the rule cannot leave them out.
+        """
+        raise SelectionError(f"{type(self).__name__} cannot leave single layers out; name the layers in its settings")
+
 
 class Projector(ABC):
     """Projects where a scheme's own projection does not: a solver for the full metric."""
@@ -264,6 +271,13 @@ class Stage:
     objective: Objective | None = None
     train_rest: bool = True
     repairs: tuple[Repair, ...] = ()
+
+    def without(self, weights: Sequence[str], *, joins: bool = True) -> "Stage":
+        """The same stage, with these parameters and what their layers take in left as they are."""
+        schemes: dict[str | Sites, Scheme] = {
+            replace(where, exclude=(*where.exclude, *weights), optional=True): scheme for where, scheme in self.rules()
+        }
+        return replace(self, schemes=schemes, tap=self.tap and self.tap.without(weights, joins=joins))
 
     def rules(self) -> list[tuple[Sites, Scheme]]:
         return [(s if isinstance(s, Sites) else Sites((s,)), scheme) for s, scheme in self.schemes.items()]

@@ -174,7 +174,11 @@ def only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) -
 
 @dataclass(frozen=True)
 class FoldNorms(EditRule):
-    """Fold every batch norm that can be; ``required`` raises ``SelectionError`` where there is none."""
+    """Fold every batch norm that can be.
+
+    With ``required``, a model without any raises ``SelectionError`` and one that cannot be traced ``TraceError``; else
+    norms stay, and the stage's coverage says why a trace failed.
+    """
 
     required: bool = False
 
