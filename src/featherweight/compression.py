@@ -16,6 +16,7 @@ from featherweight.core.task import Batch, Data, Example, Task
 from featherweight.result import Result, compare
 from featherweight.run import run
 from featherweight.search.budget import Effort, Tell, doubt_of_drop, search
+from featherweight.search.sensitivity import fall_back
 from featherweight.training.loop import Watch
 
 EFFORT = Effort()
@@ -38,8 +39,10 @@ def compress(
 ) -> Result:
     """Make the model of a task, or a bare model, small.
 
-    With ``recipe``, its stages are carried out; with ``budget`` alone, one scheme a tensor is chosen by a
-    rate-distortion rule within the limits (:func:`featherweight.search.budget.search`).
+    With ``recipe``, its stages are carried out. Where a ``budget`` beside it limits the drop, and a recipe without
+    learning exceeds it, its worst layers fall back to floats (:func:`featherweight.search.sensitivity.fall_back`). With
+    ``budget`` alone, one scheme a tensor is chosen by a rate-distortion rule within the limits
+    (:func:`featherweight.search.budget.search`).
 
     A bare model comes with an ``example`` of its input: a tensor, a sequence of arguments, or a mapping of keyword
     arguments. ``calibration`` are batches of inputs, labels or not; ``evaluate(model)`` gives its quality, higher is
@@ -54,7 +57,7 @@ def compress(
         if any(each is not None for each in (example, calibration, evaluate, train, loss)):
             raise TaskError("a Task holds its own data: give example, calibration, evaluate, train and loss there")
         task, model = subject, subject.model()
-        doubt = doubt_of_drop(task) if recipe is None and budget is not None and budget.drop is not None else None
+        doubt = doubt_of_drop(task) if budget is not None and budget.drop is not None else None
         if doubt is not None:
             warnings.warn(doubt, SeenDataWarning, stacklevel=2)
     else:
@@ -65,6 +68,11 @@ def compress(
         if checkpoint is not None:
             raise BudgetError("a search has no checkpoint: its trials are short; give a recipe to resume a long run")
         trial = search(model, task, budget, effort, watch=watch, tell=tell)
+        recipe, student, coverage = trial.recipe, trial.student, trial.coverage
+    elif budget is not None and budget.drop is not None:
+        if checkpoint is not None:
+            raise BudgetError("a recipe with a limit on the drop may run again and again, and has no checkpoint")
+        trial = fall_back(model, task, recipe, budget.drop, watch=watch, tell=tell)
         recipe, student, coverage = trial.recipe, trial.student, trial.coverage
     else:
         folder = Path(checkpoint) if checkpoint is not None else None

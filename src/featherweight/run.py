@@ -1,7 +1,7 @@
 """The flow: model -> plan -> project and learn -> student."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from featherweight.checkpoint import Checkpoint, Position, checkpoint
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import NoEffectError, naming
+from featherweight.core.edit import Edit
+from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
 from featherweight.core.stage import Recipe, Stage
+from featherweight.core.tap import TapSite
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
@@ -25,7 +27,8 @@ from featherweight.training import loop
 class Coverage:
     """What a stage did: the parameters it coded with the relative error ``‖w − ŵ‖ / ‖w‖`` of each, and what it left.
 
-    ``changes`` counts edits of the structure and tapped activations.
+    ``changes`` counts edits of the structure and tapped activations. ``repaired`` are values that were given back, with
+    the relative change of each. ``left`` names what is no parameter, or had nothing to repair, with the reason.
     """
 
     stage: str
@@ -33,6 +36,8 @@ class Coverage:
     skipped: Mapping[str, str]
     changes: int = 0
     epochs: int = 0
+    repaired: Mapping[str, float] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 def run(
@@ -43,6 +48,8 @@ def run(
     With ``folder`` the run is kept there after every epoch, and goes on from there if it was killed.
     """
     plan(model, recipe)  # every pattern is checked before the first epoch
+    if folder is not None:
+        _check_resumable(recipe)
     teacher = Compressed(recipe.teacher() if recipe.teacher else model).eval()
     student = Compressed(model).eval()
     kept = checkpoint(folder, model, recipe) if folder is not None else None
@@ -72,11 +79,13 @@ def _carry_out(
     keep: loop.Keep | None,
     watch: loop.Watch | None,
 ) -> Coverage:
-    """One stage, from after ``epochs`` of its training: edit, then project and learn."""
-    edits = stage.edit.decide(student, task) if stage.edit and epochs == 0 else ()
+    """One stage, from after ``epochs`` of its training: edit, then project and learn, then repair."""
+    edits, left = _edits(student, task, stage) if epochs == 0 else ((), {})
     for edit in edits:
         student.edit(edit)
-    taps = _tap(student, task, stage) if epochs == 0 else 0
+    found = Compressed(student.base).eval() if stage.repairs else None
+    taps, untapped = _taps(student, task, stage) if epochs == 0 else ((), {})
+    student.tap(taps)
     planned = plan_stage(student.base, stage)
     before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
 
@@ -88,13 +97,56 @@ def _carry_out(
     else:
         loop.learn(student, task, stage, project, teacher, start=epochs, state=state, keep=keep, watch=watch)
         student.settle()
-    return _covered(student, planned, before, len(edits) + taps, resumed=epochs > 0)
+    errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
+    covered = Coverage(stage.name, errors, planned.skipped, len(edits) + len(taps), left=left | untapped)
+    if found is not None:
+        covered = _repair(student, found, task, stage, covered)
+    if epochs == 0:
+        _check_effect(student, planned, before, covered)
+    return replace(covered, epochs=stage.training.epochs if stage.training else 0)
 
 
-def _tap(student: Compressed, task: Task, stage: Stage) -> int:
-    sites = stage.tap.taps(student, task) if stage.tap else ()
-    student.tap(sites)
-    return len(sites)
+def _edits(student: Compressed, task: Task, stage: Stage) -> tuple[Sequence[Edit], dict[str, str]]:
+    """What the stage's rule decides, and why it could not where it need not."""
+    if stage.edit is None:
+        return (), {}
+    try:
+        return stage.edit.decide(student, task), {}
+    except TraceError as error:
+        if stage.edit.required:
+            raise
+        return (), {"structure": str(error)}
+
+
+def _taps(student: Compressed, task: Task, stage: Stage) -> tuple[Sequence[TapSite], dict[str, str]]:
+    """The same for activations."""
+    if stage.tap is None:
+        return (), {}
+    try:
+        return stage.tap.taps(student, task), {}
+    except TraceError as error:
+        if stage.tap.required:
+            raise
+        return (), {"activations": str(error)}
+
+
+def _repair(student: Compressed, found: Compressed, task: Task, stage: Stage, covered: Coverage) -> Coverage:
+    """Make the stage's repairs; what each did, added to the record."""
+    changed, left = dict(covered.repaired), dict(covered.left)
+    for each in stage.repairs:
+        done = each.repair(student, found, task)
+        changed |= done.changed
+        left |= done.left
+    return replace(covered, repaired=changed, left=left)
+
+
+def _check_resumable(recipe: Recipe) -> None:
+    for stage in recipe.stages:
+        if stage.training is not None and stage.repairs:
+            raise SelectionError(
+                f"stage {stage.name!r} learns and then repairs what it found at its beginning, which a checkpoint does "
+                "not hold; give the repairs a stage of their own, or run without a checkpoint"
+            )
 
 
 def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> dict[str, Tensor]:
@@ -120,31 +172,32 @@ def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mappin
     return sources
 
 
-def _covered(
+def _check_effect(
     student: Compressed,
     planned: PlannedStage,
     before: Mapping[str, tuple[Tensor, Code | None]],
-    changes: int,
-    resumed: bool,
-) -> Coverage:
-    """The coverage record. Raises ``NoEffectError`` where nothing at all became of the stage.
+    covered: Coverage,
+) -> None:
+    """Raise ``NoEffectError`` where nothing at all became of the stage. ``before`` holds its sites' weights and codes.
 
-    ``before`` holds weights and codes of the sites; of a resumed stage it is not what the stage began with.
+    A stage that only learns, and one whose sites are all optional, may do nothing else.
     """
-    errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     stage = planned.stage
 
     def unchanged(name: str) -> bool:
         w, code = before[name]
-        return errors[name] == 0 and _bits(student.codes.get(name), w) >= _bits(code, w)
+        return covered.touched[name] == 0 and _bits(student.codes.get(name), w) >= _bits(code, w)
 
-    idle = all(map(unchanged, before))
-    if idle and not changes and not resumed and (stage.training is None or bool(errors)):
+    if covered.changes or any(covered.repaired.values()) or not all(map(unchanged, before)):
+        return
+    if stage.schemes and all(where.optional for where, _ in stage.rules()):
+        return
+    if stage.training is None or before:
+        reasons = "".join(f"; {what}: {why}" for what, why in covered.left.items())
         raise NoEffectError(
-            f"nothing changed: all of {', '.join(errors) or 'no sites'} already are what the scheme makes of them; "
-            "ask for more, or remove the stage"
+            f"nothing changed: all of {', '.join(before) or 'no sites'} already are what the scheme makes of them"
+            f"{reasons}; ask for more, or remove the stage"
         )
-    return Coverage(stage.name, errors, planned.skipped, changes, stage.training.epochs if stage.training else 0)
 
 
 def _relative(w: Tensor, v: Tensor) -> float:
@@ -169,7 +222,7 @@ def _schemes(student: Compressed, task: Task, recipe: Recipe, at: Position) -> d
     schemes: dict[str, Scheme] = {}
     for number, stage in enumerate(recipe.stages[: at.stage + 1]):
         if number < at.stage or at.epochs:
-            _tap(student, task, stage)
+            student.tap(_taps(student, task, stage)[0])
         if number < at.stage:
             student.settle_taps()
             schemes |= plan_stage(student.base, stage).sites

@@ -79,7 +79,10 @@ class Calibrated(TapRule):
 
     ``weights`` are the parameters whose layers are meant. Activations are found in the traced graph
     (:mod:`featherweight.graph.sites`) and tapped in the running model; ``observer`` turns what it saw in ``batches``
-    batches into a range. Activations that are concatenated share one.
+    batches into a range. Activations that are concatenated share one. Without any such layer joins stay floats too.
+
+    With ``required`` a model that cannot be traced raises ``TraceError``; else its activations stay floats, and the
+    stage's coverage says why.
     """
 
     bits: int = 8
@@ -89,6 +92,7 @@ class Calibrated(TapRule):
     exclude: tuple[str, ...] = ()
     joins: bool = True
     batches: int = 16
+    required: bool = True
 
     def taps(self, student: Compressed, task: Task) -> list[TapSite]:
         found = self.activations(student, task)
@@ -101,6 +105,8 @@ class Calibrated(TapRule):
     def activations(self, student: Compressed, task: Task) -> list[Activation]:
         """What would be quantized; places that the running model does not show are left out."""
         names = {name for name, p in select(student.base, self.weights).items() if not self._excluded(name)}
+        if not names:
+            return []
         with evaluating(student.base):
             traced = trace(student.base, task.example())
             shown = seen_alike(traced, student.base, task.example())
@@ -108,6 +114,9 @@ class Calibrated(TapRule):
         found = find_activations(traced, lambda name: alias.get(name, name) in names, self.joins)
         kept = [replace(each, places=tuple(p for p in each.places if p.call in shown)) for each in found]
         return [each for each in kept if each.places]
+
+    def without(self, weights: Sequence[str], *, joins: bool = True) -> "Calibrated":
+        return replace(self, exclude=(*self.exclude, *weights), joins=self.joins and joins)
 
     def _excluded(self, name: str) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in self.exclude)

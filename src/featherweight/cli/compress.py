@@ -25,7 +25,10 @@ def compress(
     task: Annotated[
         str, typer.Argument(metavar="TASK", help="A built-in task (see `featherweight tasks`), or my_task.py:function.")
     ],
-    recipe: Annotated[str | None, typer.Option(help="Carry out this paper's recipe (see `papers`).")] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Carry out this recipe: a paper's (see `papers`), int8, int8-weights or int4-weights."),
+    ] = None,
     max_size: Annotated[
         int | None,
         typer.Option(parser=parse_size, metavar="SIZE", help="At most this size: 17kB, 17KiB, 1.5MB, 17200."),
@@ -53,7 +56,8 @@ def compress(
 ) -> None:
     """Make the model of a task small and write it as a .fwt file.
 
-    With --recipe, by a published method; with --max-size, --max-drop or both, by a search for a scheme a tensor.
+    With --recipe, by a published method or to a given precision; --max-drop beside it lets the layers that mind most
+    stay floats. With --max-size, --max-drop or both alone, by a search for a scheme a tensor.
     """
     _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint)
     from featherweight.core.stage import Budget
@@ -62,7 +66,7 @@ def compress(
 
     found = find(task)
     chosen = recipe_of(recipe, found) if recipe is not None else None
-    budget = Budget(max_size, max_drop) if chosen is None else None
+    budget = None if max_size is None and max_drop is None else Budget(max_size, max_drop)
     effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
     if dry_run:
         _print_plan(found, chosen, budget, effort, as_json)
@@ -84,19 +88,24 @@ def _check_usage(
     checkpoint: Path | None,
 ) -> None:
     limited = max_size is not None or max_drop is not None
-    if (recipe is not None) == limited:
-        raise typer.BadParameter("give either --recipe PAPER, or limits: --max-size SIZE, --max-drop DROP, or both")
+    if recipe is None and not limited:
+        raise typer.BadParameter("give either --recipe NAME, or limits: --max-size SIZE, --max-drop DROP, or both")
+    if recipe is not None and max_size is not None:
+        raise typer.BadParameter("--max-size is of a search; beside --recipe only --max-drop can be given")
     if recipe is not None and (trials or epochs):
         raise typer.BadParameter("--trials and --epochs are of a search; a recipe has its own number of epochs")
     if limited and checkpoint is not None:
-        raise typer.BadParameter("--checkpoint is for a run with --recipe; a search's trials are short")
+        raise typer.BadParameter("--checkpoint is for one run of a --recipe; limits make several, and short ones")
 
 
-def recipe_of(paper: str, task: "Task") -> "Recipe":
-    """The paper's recipe as tuned for a built-in task, or its general one."""
+def recipe_of(name: str, task: "Task") -> "Recipe":
+    """A recipe of a precision; or a paper's, as tuned for a built-in task, or its general one."""
     from featherweight.papers import find
+    from featherweight.search.precision import PRECISIONS
 
-    return find(paper).recipe(task.name if task.number is not None else "")
+    if name in PRECISIONS:
+        return PRECISIONS[name]()
+    return find(name, also=PRECISIONS).recipe(task.name if task.number is not None else "")
 
 
 def carry_out(
@@ -108,7 +117,7 @@ def carry_out(
     from featherweight.core.errors import SeenDataWarning
 
     parent = task.model()
-    with warnings_said(SeenDataWarning), Bars(task, effort.trials) as bars:
+    with warnings_said(SeenDataWarning), Bars(task, effort.trials if recipe is None else None) as bars:
         result = run(
             replace(task, model=lambda: parent),
             recipe,
@@ -149,6 +158,9 @@ def _print_plan(
         planned = plan(model, recipe)
         record: dict[str, Any] = outlook.plan_record(planned)
         lines = [*outlook.plan_lines(planned)]
+        if budget is not None:
+            record |= {"max_drop": budget.drop, "judged_on": outlook.judged_on(task)}
+            lines += outlook.fall_back_lines(task, budget)
     else:
         assert budget is not None
         ahead = outlook.search_outlook(task, model, budget, effort)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Bars:
     """A bar for the stage that is learning; ``watch`` and ``tell`` go to ``compress``."""
 
-    def __init__(self, task: Task, trials: int) -> None:
+    def __init__(self, task: Task, trials: int | None) -> None:
         out = console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
@@ -53,7 +53,8 @@ class Bars:
         """Told of every trial of a search."""
         self.done += 1
         drop = f"a drop of {trial.drop:.3g} {drop_unit(self.task)}".rstrip()
-        line = f"trial {self.done} of at most {self.trials}: {trial.size:,} bytes, {drop}, by {judged_on(self.task)}"
+        most = f" of at most {self.trials}" if self.trials is not None else ""
+        line = f"trial {self.done}{most}: {trial.size:,} bytes, {drop}, by {judged_on(self.task)}"
         self.progress.console.print(line, soft_wrap=True)
 
     def _close(self) -> None:

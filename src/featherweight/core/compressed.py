@@ -112,6 +112,22 @@ class Compressed(nn.Module):
             else:
                 self._open(name, learn)
 
+    def renew(self, name: str, value: Tensor) -> None:
+        """Give a parameter another value of its shape; one that is coded is projected anew by the scheme it has."""
+        if name not in self._names or self._learning:
+            raise SelectionError(
+                f"there is no parameter {name!r} to renew at rest (tied weights go by their first name)"
+            )
+        before = self.parameter(name)
+        if value.shape != before.shape:
+            raise SelectionError(f"{name!r} has the shape {tuple(before.shape)}, not {tuple(value.shape)}")
+        value = value.detach().to(before.dtype)
+        if name in self._codes:
+            scheme = self._schemes[name]
+            self.encode({name: scheme.project(value)}, {name: scheme})
+        else:
+            self._place(name, value.clone(), trainable=before.requires_grad)
+
     def learnable(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """What an optimizer takes while learning: numbers of codes and of taps, and all other parameters."""
         fields = {id(p) for p in (*self._fields.values(), *self.taps.parameters())}

@@ -4,6 +4,7 @@
 
     FeatherweightError
     ├── SelectionError    a name pattern that matches nothing, an unknown paper or task
+    │   └── TraceError    a model whose operations cannot be traced
     ├── SchemeError       a tensor that a scheme cannot take, a setting out of range
     ├── NoEffectError     a stage that changed nothing
     ├── BudgetError       limits that cannot be met
@@ -26,6 +27,10 @@ class FeatherweightError(Exception):
 
 class SelectionError(FeatherweightError):
     """A selection by name is empty or names something unknown."""
+
+
+class TraceError(SelectionError):
+    """The model cannot be traced: nothing can be selected by its operations, only by names of parameters."""
 
 
 class SchemeError(FeatherweightError):

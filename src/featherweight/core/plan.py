@@ -34,10 +34,13 @@ class Plan:
             stage = planned.stage
             epochs = f", {stage.training.epochs} epochs ({stage.learn.value})" if stage.training else ", no training"
             yield f"{number}. {stage.name}: {type(stage.schedule).__name__}, {type(stage.metric).__name__}{epochs}"
+            parts = (("structure", stage.edit), ("activations", stage.tap), ("solver", stage.projector))
+            yield from (f"     {what}: {part}" for what, part in parts if part is not None)
             for name, scheme in planned.sites.items():
                 yield f"     {name} {list(self.shapes[name])} -> {scheme}"
             if planned.skipped:
                 yield f"     left alone: {', '.join(planned.skipped)}"
+            yield from (f"     repair: {repair}" for repair in stage.repairs)
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -49,7 +52,7 @@ def plan_stage(model: nn.Module, stage: Stage) -> PlannedStage:
     for where, scheme in stage.rules():
         found = select(model, where)
         fresh = [name for name in found if name not in sites]
-        if not fresh:
+        if not fresh and not where.optional:
             raise SelectionError(f"{where} matches only what an earlier pattern took ({', '.join(found)}); remove it")
         sites |= dict.fromkeys(fresh, scheme)
     skipped = {

@@ -15,12 +15,14 @@ class Sites:
     """Parameters whose name matches a pattern of ``include`` and none of ``exclude`` (shell wildcards).
 
     ``min_dims`` leaves out tensors with fewer dimensions: 2 selects weights and passes over biases and norms. A tied
-    weight has several names; it is selected once, under its first, by any of them.
+    weight has several names; it is selected once, under its first, by any of them. Where nothing matches, a stage
+    raises, unless the sites are ``optional``: biases, of models that may have none.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     min_dims: int = 0
+    optional: bool = False
 
     def matches(self, name: str, tensor: Tensor) -> bool:
         def hit(patterns: Iterable[str]) -> bool:
@@ -51,13 +53,16 @@ def parameters(model: nn.Module) -> Iterator[tuple[str, tuple[str, ...], nn.Para
 
 
 def select(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
-    """The parameters at ``sites`` by their first name. Raises ``SelectionError`` where nothing matches."""
+    """The parameters at ``sites`` by their first name.
+
+    Raises ``SelectionError`` where nothing matches sites that are not optional.
+    """
     found = {
         first: parameter
         for first, names, parameter in parameters(model)
         if any(sites.matches(name, parameter) for name in names)
     }
-    if not found:
+    if not found and not sites.optional:
         known = [first for first, _, _ in parameters(model)]
         if not known:
             raise SelectionError(f"no parameter matches {sites}: the model has no parameters")

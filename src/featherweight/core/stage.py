@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +185,11 @@ class MagnitudeRule(MetricRule):
 class EditRule(ABC):
     """How a stage decides on changes of structure, before it projects anything."""
 
+    @property
+    def required(self) -> bool:
+        """Whether a model that cannot be traced is an error; else its structure stays, and coverage says why."""
+        return True
+
     @abstractmethod
     def decide(self, student: "Compressed", task: Task) -> Sequence[Edit]:
         """Edits for the student's base module; the student is not changed."""
@@ -193,9 +198,21 @@ class EditRule(ABC):
 class TapRule(ABC):
     """Which activations a stage sends through which functions: quantizers."""
 
+    @property
+    def required(self) -> bool:
+        """Whether a model that cannot be traced is an error; else activations stay, and coverage says why."""
+        return True
+
     @abstractmethod
     def taps(self, student: "Compressed", task: Task) -> Sequence[TapSite]:
         """Taps for the student, which is not changed. The same student and task give the same sites."""
+
+    def without(self, weights: Sequence[str], *, joins: bool = True) -> "TapRule":
+        """The same rule, but for what the layers of these weights take in, and but for joins where they are not wanted.
+
+        Raises ``SelectionError`` where the rule cannot leave them out.
+        """
+        raise SelectionError(f"{type(self).__name__} cannot leave single layers out; name the layers in its settings")
 
 
 class Projector(ABC):
@@ -207,13 +224,39 @@ class Projector(ABC):
 
 
 @dataclass(frozen=True)
+class Repaired:
+    """What a repair did.
+
+    changed   parameter or buffer -> ``‖v − w‖ / max(‖v‖, ‖w‖)``, with ``w`` the value before and ``v`` the one after
+    left      what it would have repaired and could not, with the reason
+    """
+
+    changed: Mapping[str, float]
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+class Repair(ABC):
+    """Gives parameters and buffers of a student better values, after its stage has projected and learned.
+
+    The structure stays: a repair is in the values that a file holds, and is not replayed.
+    """
+
+    @abstractmethod
+    def repair(self, student: "Compressed", before: "Compressed", task: Task) -> Repaired:
+        """Change the student's values in place.
+
+        ``before`` is the student as the stage found it, with the stage's edits, and without its codes and taps.
+        """
+
+
+@dataclass(frozen=True)
 class Stage:
-    """Edit the structure, tap activations, project the sites onto their schemes by the schedule, and learn in between.
+    """Edit the structure, tap activations, project the sites by the schedule, learn in between, and repair.
 
     ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
     only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the
     schemes' own projection at schedule targets; parameters are then projected one after the other, each measured with
-    the ones before it already compressed.
+    the ones before it already compressed. ``repairs`` are made at the end, one after the other.
     """
 
     name: str
@@ -227,6 +270,14 @@ class Stage:
     training: Training | None = None
     objective: Objective | None = None
     train_rest: bool = True
+    repairs: tuple[Repair, ...] = ()
+
+    def without(self, weights: Sequence[str], *, joins: bool = True) -> "Stage":
+        """The same stage, with these parameters and what their layers take in left as they are."""
+        schemes: dict[str | Sites, Scheme] = {
+            replace(where, exclude=(*where.exclude, *weights), optional=True): scheme for where, scheme in self.rules()
+        }
+        return replace(self, schemes=schemes, tap=self.tap and self.tap.without(weights, joins=joins))
 
     def rules(self) -> list[tuple[Sites, Scheme]]:
         return [(s if isinstance(s, Sites) else Sites((s,)), scheme) for s, scheme in self.schemes.items()]

@@ -96,7 +96,7 @@ class Fold(Edit):
 
 def _pair(model: nn.Module, name: str, norm_name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     modules = dict(model.named_modules())
-    layer, norm = _layer(modules.get(name)), _norm(modules.get(norm_name))
+    layer, norm = own_layer(modules.get(name)), own_norm(modules.get(norm_name))
     if layer is None or norm is None:
         raise FormatError(f"the model has no layer {name!r} and norm {norm_name!r} with statistics to fold")
     if layer.weight.shape[0] != norm.num_features:
@@ -104,7 +104,7 @@ def _pair(model: nn.Module, name: str, norm_name: str) -> tuple[nn.Conv2d, nn.Ba
     return layer, norm
 
 
-def _layer(module: nn.Module | None) -> nn.Conv2d | None:
+def own_layer(module: nn.Module | None) -> nn.Conv2d | None:
     """The module, if it is one of :data:`LAYERS`, all of which have what is needed of their type here.
 
     Neither a subclass, which may compute more than its name says, nor one whose weight is computed from others.
@@ -112,7 +112,7 @@ def _layer(module: nn.Module | None) -> nn.Conv2d | None:
     return module if type(module) in LAYERS and "weight" in module._parameters else None  # type: ignore
 
 
-def _norm(module: nn.Module | None) -> nn.BatchNorm2d | None:
+def own_norm(module: nn.Module | None) -> nn.BatchNorm2d | None:
     """The same of :data:`NORMS`, with statistics."""
     return module if type(module) in NORMS and module.running_var is not None else None  # type: ignore
 
@@ -146,17 +146,17 @@ def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
         source = traced.calls.get(before) if isinstance(before, Node) else None
         if call.operator is not Operator.NORMALIZE or source is None or not isinstance(before, Node):
             continue
-        layer, norm = _layer(modules.get(source.module)), _norm(modules.get(call.module))
+        layer, norm = own_layer(modules.get(source.module)), own_norm(modules.get(call.module))
         if layer is None or norm is None:
             continue
         single = uses[source.module] == uses[call.module] == len(before.users) == 1
-        own = _only_user(traced, model, before, layer) and _only_user(traced, model, node, norm)
+        own = only_user(traced, model, before, layer) and only_user(traced, model, node, norm)
         if single and own and before.meta["val"].ndim == layer.weight.ndim:
             found.append((source.module, call.module))
     return tuple(found)
 
 
-def _only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) -> bool:
+def only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) -> bool:
     """Whether the parameters and statistics that the operation takes are the module's, and nobody else's."""
     owners = {f"{name}." for name in _names(model, module)}
     alias = {first: names for first, names, _ in parameters(model)}
@@ -174,7 +174,11 @@ def _only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) 
 
 @dataclass(frozen=True)
 class FoldNorms(EditRule):
-    """Fold every batch norm that can be; ``required`` raises ``SelectionError`` where there is none."""
+    """Fold every batch norm that can be.
+
+    With ``required``, a model without any raises ``SelectionError`` and one that cannot be traced ``TraceError``; else
+    norms stay, and the stage's coverage says why a trace failed.
+    """
 
     required: bool = False
 

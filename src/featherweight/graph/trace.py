@@ -11,7 +11,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from featherweight.core.errors import SelectionError
+from featherweight.core.errors import TraceError
 from featherweight.core.tap import JOINS, Call, Operator
 from featherweight.core.task import Example
 
@@ -64,7 +64,7 @@ class Traced:
 
 
 def trace(model: nn.Module, example: Example, any_batch: bool = False) -> Traced:
-    """Trace the model on the example, as it is in evaluation; ``SelectionError`` where it cannot be traced.
+    """Trace the model on the example, as it is in evaluation; ``TraceError`` where it cannot be traced.
 
     With ``any_batch`` the first dimension of tensors may have any size in the graph, where the model allows it.
     """
@@ -78,7 +78,7 @@ def trace(model: nn.Module, example: Example, any_batch: bool = False) -> Traced
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise SelectionError(
+        raise TraceError(
             f"the model cannot be traced ({type(error).__name__}: {reason}); compress its weights instead"
         ) from error
     signature = program.graph_signature

@@ -1,6 +1,6 @@
 """Papers as recipes. Only the command line looks them up by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
@@ -44,10 +44,11 @@ PAPERS: dict[str, Callable[[], Paper]] = {
 __all__ = ["PAPERS", "Claim", "Paper", "find"]
 
 
-def find(name: str) -> Paper:
-    """The paper of this name."""
+def find(name: str, also: Collection[str] = ()) -> Paper:
+    """The paper of this name; ``also`` are names of other recipes that could have been meant."""
     if name in PAPERS:
         return PAPERS[name]()
-    close = get_close_matches(name, PAPERS, 1)
+    close = get_close_matches(name, [*PAPERS, *also], 1)
     meant = f"did you mean {close[0]}? " if close else ""
-    raise SelectionError(f"there is no paper {name!r}; {meant}`featherweight papers` lists all {len(PAPERS)}")
+    others = f", and there is {', '.join(also)}" if also else ""
+    raise SelectionError(f"there is no paper {name!r}; {meant}`featherweight papers` lists all {len(PAPERS)}{others}")

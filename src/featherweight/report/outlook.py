@@ -69,6 +69,12 @@ def search_lines(ahead: SearchOutlook) -> Iterator[str]:
     yield "which one a tensor gets depends on its weights and on calibration data, and is not known before the run"
 
 
+def fall_back_lines(task: Task, budget: Budget) -> Iterator[str]:
+    """What a limit on the drop does beside a recipe."""
+    yield f"where the drop exceeds {budget.drop:g} {drop_unit(task)}, judged on {judged_on(task)}, the layers that move"
+    yield "the outputs most stay floats, one after the other, until it does not"
+
+
 def _learning(ahead: SearchOutlook) -> str:
     if not ahead.trains:
         return "without training"
@@ -99,7 +105,13 @@ def plan_lines(planned: Plan) -> Iterator[str]:
         if stage.training is not None:
             learning = f"{stage.training.epochs} epochs, learning {stage.learn.value} at {stage.training.lr:g}"
         yield f"{number}. {stage.name}: {brief(stage.schedule)}, {brief(stage.metric)}, {learning}"
-        parts = (("structure", stage.edit), ("solver", stage.projector), ("objective", stage.objective))
+        parts = (
+            ("structure", stage.edit),
+            ("activations", stage.tap),
+            ("solver", stage.projector),
+            ("objective", stage.objective),
+            ("repairs", stage.repairs or None),
+        )
         yield from (f"     {what}: {brief(part)}" for what, part in parts if part is not None)
         for scheme in dict.fromkeys(each.sites.values()):
             names = (f"{name} {_shape(planned, name)}" for name, own in each.sites.items() if own == scheme)

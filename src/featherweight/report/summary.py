@@ -123,9 +123,15 @@ def pairs(quality: Quality) -> bool:
 
 
 def left_alone(result: Result) -> dict[str, str]:
-    """Parameters without a code at the end, each with the reason that the last stage to pass it over gave."""
+    """Parameters without a code at the end, each with the reason that the last stage to pass it over gave.
+
+    With them, what a stage left of the structure, of activations, and without repair.
+    """
     reasons: dict[str, str] = {}
+    left: dict[str, str] = {}
     for each in result.coverage:
         reasons |= each.skipped
+        left |= each.left
     names = result.student.names
-    return {name: reasons.get(name, "no stage names it") for name in names if name not in result.student.codes}
+    bare = {name: reasons.get(name, "no stage names it") for name in names if name not in result.student.codes}
+    return bare | left

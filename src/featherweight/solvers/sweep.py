@@ -45,12 +45,16 @@ class ColumnSweep(Projector):
 
     The column rule is the scheme's own warm projection of one column, so any scheme whose warm projection chooses every
     symbol by itself can be swept: uniform and codebook. The result is never worse than rounding to nearest in the
-    metric: where the greedy sweep is, the rounding is returned.
+    metric: where the greedy sweep is, the rounding is returned. Another metric than the full one raises
+    ``SchemeError``, or is projected in by the scheme itself where the sweep is not ``required``.
     """
 
     damping: float = 0.01
+    required: bool = True
 
     def project(self, scheme: Scheme, w: Tensor, metric: Metric) -> Code:
+        if not isinstance(metric, Full) and not self.required:
+            return scheme.project(w, metric)
         if not isinstance(metric, Full):
             raise SchemeError("a column sweep needs the full metric; measure it with InputMoment")
         start = scheme.project(w)
