@@ -18,7 +18,7 @@ from featherweight.schemes.uniform import Grid, PerTensor, Uniform, UniformCode
 class TanhUniform(Scheme):
     """``ŵ = 2 q(tanh(w) / (2 max|tanh(w)|) + ½) − 1`` with ``q(r) = round((2ᵇ − 1) r) / (2ᵇ − 1)``: DoReFa-Net.
 
-    Zhou et al. 2016, arXiv 1606.06160, equation 9. The values are the odd multiples of ``1/(2ᵇ − 1)`` up to one. One bit
+    Zhou et al. 2016, arXiv 1606.06160, equation 9. The values are the odd multiples of ``1/(2ᵇ − 1)`` up to one. A bit
     is the sign times the mean magnitude of the tensor (section 2.3). It is a rule, no projection: for training a latent
     weight. Backward: straight through ``q``, and the derivative of the rest.
     """
