@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from featherweight.core.errors import EngineError
+from featherweight.engines import process
 from featherweight.engines.engine import Settings
 from featherweight.engines.process import Worker
 
@@ -106,7 +107,8 @@ def test_errors_in_the_child_leave_it_usable(tmp_path: Path) -> None:
         assert len(worker.time(1)) == 1
 
 
-def test_threads_that_spin_are_seen(tmp_path: Path) -> None:
+def test_threads_that_spin_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PAUSE", 0.5)  # the thread has to come to run, on a machine that may be busy
     with Worker(1, 60, COMMAND) as worker:
         opened(worker, tmp_path, "spin")
         worker.time(1)

@@ -35,6 +35,7 @@ GRACE = 5.0
 """Seconds that a child has to end by itself."""
 TAIL = 2_000
 """Characters of the end of stderr that an error quotes."""
+SIGNALS = {each.value: each.name for each in signal.Signals}
 TICK = 0.01
 """Seconds of the system's clock of CPU time; times read from it are off by one at most."""
 PAUSE = 0.05
@@ -193,7 +194,7 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.child.kill()
             return EngineError(f"the engine's process closed its output at {command!r}{self._tail()}")
-        how = f"with exit code {code}" if code >= 0 else f"by signal {signal.Signals(-code).name}"
+        how = f"with exit code {code}" if code >= 0 else f"by signal {SIGNALS.get(-code, -code)}"
         return EngineError(f"the engine's process ended {how} at {command!r}{self._tail()}")
 
     def _tail(self) -> str:
