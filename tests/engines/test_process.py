@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,17 @@ def test_threads_that_spin_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         opened(worker, tmp_path, "spin")
         worker.time(1)
         assert not worker.settle(0.3)
+
+
+@pytest.mark.parametrize("behaviour", ["beget", "orphan"])
+def test_what_an_engine_starts_ends_with_its_process(tmp_path: Path, behaviour: str) -> None:
+    """Compilers have pools of processes."""
+    with Worker(1, 60, COMMAND) as worker:
+        opened(worker, tmp_path, behaviour)
+        with suppress(EngineError):
+            worker.time(1)
+        pid = int(worker._tail().removeprefix(": "))
+    assert gone(pid)
 
 
 @pytest.mark.parametrize(
