@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -65,8 +66,19 @@ def spin() -> None:
     threading.Thread(target=forever, daemon=True).start()
 
 
+def beget() -> None:
+    """Start a process, and say which."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, file=sys.stderr, flush=True)
+
+
+def orphan() -> None:
+    beget()
+    crash()
+
+
 BEHAVIOURS: Mapping[str, Callable[[], None]] = {
-    each.__name__: each for each in (crash, segfault, hang, write, complain, refuse, blunder, spin)
+    each.__name__: each for each in (crash, segfault, hang, write, complain, refuse, blunder, spin, beget, orphan)
 }
 
 

@@ -22,10 +22,12 @@ from featherweight.engines.measurement import Plan
 from featherweight.engines.parity import Parity
 from featherweight.engines.pytorch import Eager
 from featherweight.engines.worker import Model
+from featherweight.papers import deep_compression
 from featherweight.report import measured
+from featherweight.result import Result
 from featherweight.schemes.uniform import PerChannel, Uniform
 
-from .fakes import Inside
+from .fakes import Fake, Inside
 
 pytest.importorskip("psutil")
 
@@ -180,6 +182,18 @@ def test_no_speed_up_is_told_of_one_model_alone(usual: Comparison) -> None:
     assert times[3:6] == [times[3], "/", times[5]] and times[6:10] == ["not", "measured", "not", "measured"]
 
 
+def test_few_rounds_are_told(usual: Comparison) -> None:
+    """Two rounds' ratios are no interval of 95 %; nine would be."""
+    assert "2 rounds are too few" in text(usual)
+    nine = Plan(rounds=9)
+    setting = usual.settings[0]
+    timings = tuple(replace(each, medians=(1.0,) * 9, loads=(0.0,) * 9) for each in setting.measurement.timings)
+    found = replace(
+        usual, settings=(replace(setting, measurement=replace(setting.measurement, timings=timings, plan=nine)),)
+    )
+    assert "with 95 % intervals" in text(found) and "too few" not in text(found)
+
+
 def test_a_disturbed_machine_is_told() -> None:
     found = compared(meter=lambda pid: lambda: 0.8)
     assert found.settings[0].measurement.disturbed and found.rows[0].measurement.disturbed
@@ -188,7 +202,7 @@ def test_a_disturbed_machine_is_told() -> None:
 
 def test_nothing_at_all_is_no_table() -> None:
     found = compared(engines=(Breaks(),))
-    assert found.settings == () and found.rows == () and "p50" not in text(found)
+    assert found.settings == () and found.rows == () and "p95" not in text(found)
 
 
 def rows(count: int) -> Tensor:
@@ -292,3 +306,9 @@ def test_the_precision_is_recorded() -> None:
     assert found.precision is Precision.BFLOAT16
     assert found.settings[0].measurement.timings[0].settings == Settings(1, Precision.BFLOAT16)
     assert found.settings[0].parity["pytorch float"].largest > 0
+
+
+def test_a_result_is_measured_beside_its_tasks_model() -> None:
+    found = Result(student(), TASK, deep_compression.recipe(), (), None).measure((Fake(),), batches=(2,))
+    assert (found.task, found.engines, found.rows) == ("two inputs", ("fake",), ())
+    assert [each.side for each in found.failures] == [Side.FLOAT, Side.COMPRESSED]

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featherweight.core.errors import EngineError
+from featherweight.engines import process
 from featherweight.engines.engine import Settings
 from featherweight.engines.process import Worker
 
@@ -106,11 +108,23 @@ def test_errors_in_the_child_leave_it_usable(tmp_path: Path) -> None:
         assert len(worker.time(1)) == 1
 
 
-def test_threads_that_spin_are_seen(tmp_path: Path) -> None:
+def test_threads_that_spin_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "PAUSE", 0.5)  # the thread has to come to run, on a machine that may be busy
     with Worker(1, 60, COMMAND) as worker:
         opened(worker, tmp_path, "spin")
         worker.time(1)
         assert not worker.settle(0.3)
+
+
+@pytest.mark.parametrize("behaviour", ["beget", "orphan"])
+def test_what_an_engine_starts_ends_with_its_process(tmp_path: Path, behaviour: str) -> None:
+    """Compilers have pools of processes."""
+    with Worker(1, 60, COMMAND) as worker:
+        opened(worker, tmp_path, behaviour)
+        with suppress(EngineError):
+            worker.time(1)
+        pid = int(worker._tail().removeprefix(": "))
+    assert gone(pid)
 
 
 @pytest.mark.parametrize(

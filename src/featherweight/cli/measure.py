@@ -54,6 +54,7 @@ def measure(
     from featherweight.engines.compare import USUAL, Watch, compare
     from featherweight.engines.measurement import Plan
 
+    computed = _precision(precision)
     data = files.read(file)
     engines = [find(name) for name in engine] if engine else USUAL
     of = task_of(data, task)
@@ -66,7 +67,7 @@ def measure(
             engines,
             threads=threads or (1,),
             batches=batch or (1, 32),
-            precision=_precision(precision),
+            precision=computed,
             plan=Plan(rounds=rounds, seconds=seconds),
             watch=Watch(bar.say, bar.watch),
         )

@@ -35,6 +35,7 @@ GRACE = 5.0
 """Seconds that a child has to end by itself."""
 TAIL = 2_000
 """Characters of the end of stderr that an error quotes."""
+SIGNALS = {each.value: each.name for each in signal.Signals}
 TICK = 0.01
 """Seconds of the system's clock of CPU time; times read from it are off by one at most."""
 PAUSE = 0.05
@@ -67,7 +68,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.stderr,  # a file: nobody has to read it for the child to go on
             env={**os.environ, **dict.fromkeys(THREADS, str(self.threads))},
-            start_new_session=True,  # Ctrl-C is the parent's, which then closes its children
+            start_new_session=True,  # Ctrl-C is the parent's, which then closes its children; and a group to end whole
         )
         self.answers: SimpleQueue[bytes | None] = SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -80,7 +81,7 @@ class Worker:
         try:
             self.child.wait(0 if kind else GRACE)
         except subprocess.TimeoutExpired:
-            self.child.kill()
+            self._kill()
             self.child.wait()
         self.stderr.close()
         self.folder.cleanup()
@@ -161,7 +162,7 @@ class Worker:
         try:
             line = self.answers.get(timeout=self.timeout)
         except Empty:
-            self.child.kill()
+            self._kill()
             raise EngineError(
                 f"no answer to {command!r} within {self.timeout:g} s, so the engine's process was ended; give it more "
                 f"time or a smaller batch{self._tail()}"
@@ -174,7 +175,7 @@ class Worker:
         except (ValueError, TypeError, KeyError):
             known = False
         if not known:
-            self.child.kill()
+            self._kill()
             raise EngineError(f"the engine's process broke the protocol at {command!r}: {line[:200]!r}{self._tail()}")
         if "error" in answer:
             raise EngineError(str(answer["error"]))
@@ -191,10 +192,19 @@ class Worker:
         try:
             code = self.child.wait(GRACE)
         except subprocess.TimeoutExpired:
-            self.child.kill()
+            self._kill()
             return EngineError(f"the engine's process closed its output at {command!r}{self._tail()}")
-        how = f"with exit code {code}" if code >= 0 else f"by signal {signal.Signals(-code).name}"
+        self._kill()  # what it started may have outlived it
+        how = f"with exit code {code}" if code >= 0 else f"by signal {SIGNALS.get(-code, -code)}"
         return EngineError(f"the engine's process ended {how} at {command!r}{self._tail()}")
+
+    def _kill(self) -> None:
+        """End the child and, where it leads a group of processes, whatever an engine started in it."""
+        with suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(self.child.pid, signal.SIGKILL)
+            else:
+                self.child.kill()
 
     def _tail(self) -> str:
         """The end of what the child wrote to stderr, after a colon; nothing where it wrote nothing."""

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import platform
+import signal
 import sys
 import threading
 import traceback
@@ -163,9 +164,11 @@ def _channels() -> tuple[TextIO, TextIO]:
 
 
 def _listen(requests: TextIO, lines: "SimpleQueue[str]") -> None:
-    """Hand on lines. At the end of stdin end the process, whatever an engine is doing."""
+    """Hand on lines. At the end of stdin end the process, and those that an engine started, whatever they are doing."""
     for line in requests:
         lines.put(line)
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)
 
 

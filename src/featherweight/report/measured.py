@@ -11,14 +11,16 @@ from featherweight.engines.parity import Parity
 from featherweight.report import figures, terminal
 
 ABSENT = "not measured"
+ENOUGH = 6
+"""Rounds from which on the smallest and the largest have the median between them in 95 of 100 cases: 1 - 2^(1-n)."""
 
 
 def comparison(found: Comparison) -> Iterator[RenderableType]:
     """Everything that was measured, and what could not be."""
     if found.settings:
-        yield f"milliseconds a batch, median and 95th percentile; inputs: {_inputs(found.inputs)}"
+        yield f"milliseconds a batch, p50 / p95; load of all else in cores; inputs: {_inputs(found.inputs)}"
         yield terminal.table(
-            ("engine", "batch", "threads", "float p50 / p95", "compressed p50 / p95", "times as fast", "load"),
+            ("engine", "batch", "threads", "float", "compressed", "times as fast", "load"),
             (_times(setting, engine) for setting, engine in _lines(found)),
         )
         yield ""
@@ -47,9 +49,14 @@ def _timing(measurement: Measurement, engine: str, side: Side) -> Timing | None:
 
 def _times(setting: Setting, engine: str) -> list[str]:
     sides = [_timing(setting.measurement, engine, side) for side in Side]
-    times = [ABSENT if each is None else f"{each.p50:.4g} / {each.p95:.4g}" for each in sides]
+    times = [ABSENT if each is None else f"{_ms(each.p50)} / {_ms(each.p95)}" for each in sides]
     load = max(load for each in sides if each is not None for load in each.loads)
     return [*_key(setting, engine), *times, _ratio(next(setting.rows([engine]), None)), f"{load:.2f}"]
+
+
+def _ms(value: float) -> str:
+    """Three digits are more than a machine repeats."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _ratio(row: Row | None) -> str:
@@ -93,8 +100,17 @@ def _machine(found: Comparison, machine: Machine) -> str:
     return (
         f"measured on {machine.cpu}, {machine.cores} cores, {machine.memory / 2**30:.1f} GiB, {machine.platform}, "
         f"Python {machine.python}, torch {machine.torch}; {told}; what is not quantized is computed in "
-        f"{found.precision.value}; ratios are medians over rounds, in which the models took turns, with 95 % intervals"
+        f"{found.precision.value}; {_rounds(found.settings[0].measurement.plan.rounds)}"
     )
+
+
+def _rounds(count: int) -> str:
+    told = "ratios are medians over rounds, in which the models took turns"
+    if count < ENOUGH:
+        return (
+            f"{told}; {count} rounds are too few for an interval of 95 %: what is in brackets only tells their spread"
+        )
+    return f"{told}, with 95 % intervals"
 
 
 def disturbed(setting: Setting) -> str:
