@@ -14,12 +14,15 @@ from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
-from featherweight.core.plan import plan
+from featherweight.core.plan import plan as planned
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
+from featherweight.engines.compare import DEFAULT, PLAN, Comparison
+from featherweight.engines.compare import compare as side_by_side
 from featherweight.engines.engine import Engine
 from featherweight.engines.export import Export, export
+from featherweight.engines.measure import Plan, Watch
 from featherweight.file import Claims
 from featherweight.run import Coverage
 from featherweight.schemes.floats import Floats, Width
@@ -78,9 +81,20 @@ class Result:
         """Write the model for an engine: by default the first that reads files with the path's suffix."""
         return export(self.student, self.task.example(), path, engine)
 
+    def measure(
+        self,
+        engines: Sequence[str] = DEFAULT,
+        threads: Sequence[int] = (1,),
+        batches: Sequence[int] = (1,),
+        plan: Plan = PLAN,
+        watch: Watch | None = None,
+    ) -> Comparison:
+        """Time the model beside the task's own, on engines; see :func:`featherweight.engines.compare.compare`."""
+        return side_by_side(self.task, self.student, self.task.model(), engines, threads, batches, plan, watch)
+
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""
-        lines = [str(plan(self.student.base, self.recipe))]
+        lines = [str(planned(self.student.base, self.recipe))]
         if self.recipe.reference is not None:
             lines.append(f"after {self.recipe.reference}")
         lines += [f"deviation: {each}" for each in self.recipe.deviations]
