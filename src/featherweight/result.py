@@ -244,14 +244,15 @@ def verify(path: str | PathLike[str], task: Task, *, max_bytes: int = 1 << 30) -
     student, contents = file.load(data, task.architecture(), max_bytes=max_bytes)
     measured = measure_student(student, task)
     claims = contents.header.claims
-    ok = claims is not None and claims.samples == measured.samples and _agree(claims, measured, task)
+    ok = claims is not None and agree(claims, measured.total, measured.samples, task)
     return Verified(str(path), len(data), task, claims, measured, ok)
 
 
-def _agree(claims: Claims, measured: Measured, task: Task) -> bool:
-    larger = max(abs(claims.total), abs(measured.total))
-    tolerance = max(1.0, 0.001 * measured.samples) if task.quality.counts else 0.001 * larger
-    return abs(claims.total - measured.total) <= tolerance
+def agree(claims: Claims, total: float, samples: int, task: Task) -> bool:
+    """Whether claims agree with scores that add up to ``total`` over ``samples``; see :class:`Verified`."""
+    larger = max(abs(claims.total), abs(total))
+    tolerance = max(1.0, 0.001 * samples) if task.quality.counts else 0.001 * larger
+    return claims.samples == samples and abs(claims.total - total) <= tolerance
 
 
 def measure_student(student: Compressed, task: Task) -> Measured:

@@ -131,7 +131,7 @@ def _covered(
 
     ``before`` holds weights and codes of the sites; of a resumed stage it is not what the stage began with.
     """
-    errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
+    errors = {name: relative_error(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     stage = planned.stage
 
     def unchanged(name: str) -> bool:
@@ -147,7 +147,8 @@ def _covered(
     return Coverage(stage.name, errors, planned.skipped, changes, stage.training.epochs if stage.training else 0)
 
 
-def _relative(w: Tensor, v: Tensor) -> float:
+def relative_error(w: Tensor, v: Tensor) -> float:
+    """``‖w − v‖ / ‖w‖``; not a number where the shapes differ."""
     if w.shape != v.shape:
         return float("nan")
     return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
