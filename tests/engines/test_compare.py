@@ -16,6 +16,7 @@ from featherweight.core.task import Example, Task
 from featherweight.engines.compare import Checked, Comparison, Inputs, compare
 from featherweight.engines.measure import Plan, Progress
 from featherweight.engines.parity import Parity
+from featherweight.result import Result
 
 from .nets import NETS
 
@@ -92,3 +93,11 @@ def test_keyword_arguments_come_in_the_examples_order() -> None:
     rows = {"a": torch.ones(3, 2), "b": torch.full((3, 2), 2.0)}
     b, a = Inputs.of(replace(task(evaluation=lambda: [(rows, None)]), example=lambda: example)).batch(1)
     assert b[0, 0] == 2 and a[0, 0] == 1
+
+
+def test_a_result_is_measured_beside_its_tasks_model() -> None:
+    of = task()
+    result = Result(Compressed(of.model()), of, None, (), None)  # type: ignore[arg-type]  # no recipe made it
+    found = result.measure(["pytorch"], batches=[1, 3], plan=PLAN)
+    assert [row.batch for row in found.rows] == [1, 3] and found.inputs == "example" and found.failures == ()
+    assert all(row.ratio is not None for row in found.rows)
