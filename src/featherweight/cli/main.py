@@ -66,7 +66,7 @@ for command, examples in (
     (
         measure,
         "featherweight measure mnist-lenet5.fwt --batch 1 --batch 32\n\n"
-        "featherweight measure small.fwt --task my_task.py:task --engine onnxruntime --threads 2 --save measurement.json",
+        "featherweight measure small.fwt --task my_task.py:task --engine onnxruntime --threads 2 --save small.json",
     ),
     (
         report,

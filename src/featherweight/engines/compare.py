@@ -255,50 +255,60 @@ class _Run:
             return str(error)
 
     def measure(self, batch: int, threads: int) -> None:
+        """Time whatever runs; a contender that fails is left out, and the others begin anew."""
         what = f"batch {batch}, {threads} thread{'s' * (threads > 1)}"
-        contenders = [
-            Contender(label(engine, kind), engine, file.path, Settings(threads))
-            for (engine, kind), file in self.files.items()
-            if self._agrees(engine, kind, file, batch, threads, what)
-        ]
+        contenders = {key: self._contender(key, file, threads) for key, file in self._fitting(batch, threads).items()}
         while contenders:
+            checks: list[Checked] = []
+
+            def check(contender: Contender, worker: Worker, checks: list[Checked] = checks) -> None:
+                self.watch(Progress(f"checking {contender.label}, {what}", 0, self.plan.rounds))
+                checks.append(self._checked(contender, worker, batch))
+
             try:
                 found = measure(
-                    contenders,
+                    tuple(contenders.values()),
                     self.inputs.batch(batch),
-                    contenders[0].label,
+                    next(iter(contenders.values())).label,
                     self.plan,
                     lambda now: self.watch(replace(now, what=f"timing {what}")),
+                    opened=check,
                 )
             except ContenderError as error:
-                engine, kind = next(key for key in self.files if label(*key) == error.label)
-                self.failures.append(Failure(engine, kind, str(error), batch, threads))
-                contenders = [each for each in contenders if each.label != error.label]
+                key = next(key for key, each in contenders.items() if each.label == error.label)
+                self.failures.append(Failure(*key, str(error), batch, threads))
+                del contenders[key]
             else:
+                self.checks += checks
                 self.measurements.append(found)
                 return
 
-    def _agrees(self, engine: str, kind: Kind, file: _File, batch: int, threads: int, what: str) -> bool:
-        """Whether it runs; how its outputs agree with PyTorch's is noted."""
-        self.watch(Progress(f"checking {label(engine, kind)}, {what}", 0, 1))
-        try:
-            if not file.any_batch and batch != self.inputs.size:
-                raise EngineError(
-                    f"the model could only be exported for batches of {self.inputs.size}, its example's; measure that"
+    def _contender(self, key: tuple[str, Kind], file: _File, threads: int) -> Contender:
+        return Contender(label(*key), key[0], file.path, Settings(threads))
+
+    def _fitting(self, batch: int, threads: int) -> dict[tuple[str, Kind], _File]:
+        """The files that take batches of this size."""
+        fitting = {}
+        for key, file in self.files.items():
+            if file.any_batch or batch == self.inputs.size:
+                fitting[key] = file
+            else:
+                only = (
+                    f"the model could be exported for batches of {self.inputs.size} alone, its example's; measure that"
                 )
-            given = [self.inputs.batch(batch, i * batch) for i in range(max(1, SAMPLES // batch))]
-            outputs = []
-            with Worker(label(engine, kind), Settings(threads)) as worker:
-                worker.open(engine, file.path)
-                for each in given:
-                    worker.inputs(each)
-                    outputs.append(worker.run())
-            found = parity([self._reference(kind, each) for each in given], outputs)
-        except EngineError as error:
-            self.failures.append(Failure(engine, kind, str(error), batch, threads))
-            return False
-        self.checks.append(Checked(engine, kind, batch, threads, found))
-        return True
+                self.failures.append(Failure(*key, only, batch, threads))
+        return fitting
+
+    def _checked(self, contender: Contender, worker: Worker, batch: int) -> Checked:
+        """How the outputs agree with those of PyTorch for the same model."""
+        kind = next(kind for kind in KINDS if contender.label == label(contender.engine, kind))
+        given = [self.inputs.batch(batch, i * batch) for i in range(max(1, SAMPLES // batch))]
+        outputs = []
+        for each in given:
+            worker.inputs(each)
+            outputs.append(worker.run())
+        found = parity([self._reference(kind, each) for each in given], outputs)
+        return Checked(contender.engine, kind, batch, contender.settings.threads, found)
 
     @torch.no_grad()
     def _reference(self, kind: Kind, inputs: Arrays) -> "list[np.ndarray[Any, Any]]":

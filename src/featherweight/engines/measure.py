@@ -283,11 +283,13 @@ def measure(
     plan: Plan = Plan(),
     watch: Watch | None = None,
     load: Meter | None = None,
+    opened: Callable[[Contender, Worker], None] | None = None,
 ) -> Measurement:
     """Time contenders on the same inputs, in turns.
 
     A round during which all else on the machine used more than ``plan.disturbance`` cores in any turn does not count
-    and is repeated, up to ``plan.patience · plan.rounds`` rounds in all. Raises ``EngineError`` for contenders that
+    and is repeated, up to ``plan.patience · plan.rounds`` rounds in all. ``opened`` is given each contender's process
+    before it is timed. Raises ``EngineError`` for contenders that
     share a label and a baseline that is none of them; :class:`ContenderError` where one fails.
     """
     labels = [each.label for each in contenders]
@@ -301,7 +303,7 @@ def measure(
         for each in contenders:
             with _blaming(each.label):
                 workers[each.label] = stack.enter_context(Worker(each.label, each.settings))
-                versions[each.label] = _prepared(workers[each.label], each, inputs, plan)
+                versions[each.label] = _prepared(workers[each.label], each, inputs, plan, opened)
         rounds = _rounds(workers, plan, watch, Load() if load is None else load)
         memory: dict[str, int] = {}
         for label, worker in workers.items():
@@ -319,8 +321,16 @@ def measure(
     )
 
 
-def _prepared(worker: Worker, contender: Contender, inputs: Arrays, plan: Plan) -> str:
+def _prepared(
+    worker: Worker,
+    contender: Contender,
+    inputs: Arrays,
+    plan: Plan,
+    opened: Callable[[Contender, Worker], None] | None,
+) -> str:
     version = worker.open(contender.engine, contender.path)
+    if opened is not None:
+        opened(contender, worker)
     worker.inputs(inputs)
     worker.warm_up(plan.warmup)
     return version

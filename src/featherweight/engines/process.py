@@ -53,8 +53,9 @@ class Worker:
         self._path = Path(self._folder.name)
         with (self._path / "stderr").open("wb") as errors:
             self._process = subprocess.Popen(
-                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment(self.settings)
-            )
+                COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=_environment(self.settings),
+                start_new_session=True,
+            )  # fmt: skip
         self._lines: SimpleQueue[bytes] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -173,15 +174,19 @@ class Worker:
         return f" (it last said: {text})" if text else ""
 
     def _end(self) -> None:
-        """End the process, if it has not ended, and close its pipes."""
-        if self._process.poll() is None:
+        """End the process, if it has not ended, and whatever an engine started in it, which would hold its pipes."""
+        if sys.platform == "win32":
             self._process.kill()
+        else:
+            with suppress(ProcessLookupError, PermissionError):  # nothing of it is left
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(OSError):  # what was still to be sent to a process that is gone
+            self._process.stdin.close()
         self._reader.join(PARTING)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with suppress(OSError):  # what was still to be sent to a process that is gone
-                pipe.close()
+        if not self._reader.is_alive():  # closing a pipe that is read from waits for ever
+            self._process.stdout.close()
 
 
 def _environment(settings: Settings) -> dict[str, str]:

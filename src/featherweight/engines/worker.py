@@ -150,8 +150,8 @@ def serve(requests: "SimpleQueue[str]", replies: TextIO) -> None:
         replies.flush()
 
 
-def _read(requests: "SimpleQueue[str]") -> None:
-    for line in sys.stdin:
+def _read(source: TextIO, requests: "SimpleQueue[str]") -> None:
+    for line in source:
         requests.put(line)
     os._exit(0)  # an engine that hangs would not let the process end in order
 
@@ -160,8 +160,11 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # for libraries that print without asking Python
     sys.stdout = sys.stderr
+    source = os.fdopen(os.dup(0), encoding="utf-8")  # forks of this process close sys.stdin, which must not be in use
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it tells others that OpenVINO is used
     requests: SimpleQueue[str] = SimpleQueue()
-    threading.Thread(target=_read, args=(requests,), daemon=True).start()
+    threading.Thread(target=_read, args=(source, requests), daemon=True).start()
     serve(requests, replies)
 
 
