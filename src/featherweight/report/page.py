@@ -207,7 +207,7 @@ def _speed(row: Row, axis: charts.Axis, versions: dict[str, str]) -> SpeedRow:
         chart=Markup("") if ratio is None else charts.interval(ratio.low, ratio.median, ratio.high, axis),
         bytes=_both(row.before, row.after, lambda timing: f"{timing.bytes:,}"),
         memory=_both(row.before, row.after, lambda timing: f"{timing.memory / 1e6:.1f}"),
-        parity=_parity(row.parity_after),
+        parity=f"{_parity(row.parity_before)} → {_parity(row.parity_after)}",
         load=f"{row.load:.2f}" + (" (disturbed)" if row.disturbed else ""),
     )
 
