@@ -14,7 +14,7 @@ from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
-from featherweight.core.plan import plan
+from featherweight.core.plan import plan as planned
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
@@ -98,7 +98,7 @@ class Result:
 
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""
-        lines = [str(plan(self.student.base, self.recipe))]
+        lines = [str(planned(self.student.base, self.recipe))]
         if self.recipe.reference is not None:
             lines.append(f"after {self.recipe.reference}")
         lines += [f"deviation: {each}" for each in self.recipe.deviations]
@@ -243,14 +243,15 @@ def verify(path: str | PathLike[str], task: Task, *, max_bytes: int = 1 << 30) -
     student, contents = file.load(data, task.architecture(), max_bytes=max_bytes)
     measured = measure_student(student, task)
     claims = contents.header.claims
-    ok = claims is not None and claims.samples == measured.samples and _agree(claims, measured, task)
+    ok = claims is not None and agree(claims, measured.total, measured.samples, task)
     return Verified(str(path), len(data), task, claims, measured, ok)
 
 
-def _agree(claims: Claims, measured: Measured, task: Task) -> bool:
-    larger = max(abs(claims.total), abs(measured.total))
-    tolerance = max(1.0, 0.001 * measured.samples) if task.quality.counts else 0.001 * larger
-    return abs(claims.total - measured.total) <= tolerance
+def agree(claims: Claims, total: float, samples: int, task: Task) -> bool:
+    """Whether claims agree with scores that add up to ``total`` over ``samples``; see :class:`Verified`."""
+    larger = max(abs(claims.total), abs(total))
+    tolerance = max(1.0, 0.001 * samples) if task.quality.counts else 0.001 * larger
+    return claims.samples == samples and abs(claims.total - total) <= tolerance
 
 
 def measure_student(student: Compressed, task: Task) -> Measured:

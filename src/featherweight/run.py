@@ -97,7 +97,7 @@ def _carry_out(
     else:
         loop.learn(student, task, stage, project, teacher, start=epochs, state=state, keep=keep, watch=watch)
         student.settle()
-    errors = {name: _relative(w, student.weight(name).detach()) for name, (w, _) in before.items()}
+    errors = {name: relative_error(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     covered = Coverage(stage.name, errors, planned.skipped, len(edits) + len(taps), left=left | untapped)
     if found is not None:
         covered = _repair(student, found, task, stage, covered)
@@ -200,7 +200,8 @@ def _check_effect(
         )
 
 
-def _relative(w: Tensor, v: Tensor) -> float:
+def relative_error(w: Tensor, v: Tensor) -> float:
+    """``‖w − v‖ / ‖w‖``; not a number where the shapes differ."""
     if w.shape != v.shape:
         return float("nan")
     return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))

@@ -14,6 +14,7 @@ from featherweight.cli.guard import Guarded
 from featherweight.cli.inspect import inspect
 from featherweight.cli.measure import measure
 from featherweight.cli.papers import papers
+from featherweight.cli.report import report
 from featherweight.cli.reproduce import reproduce
 from featherweight.cli.tasks import tasks
 from featherweight.cli.unpack import unpack
@@ -66,6 +67,11 @@ for command, examples in (
         measure,
         "featherweight measure mnist-lenet5.fwt\n\n"
         "featherweight measure small.fwt --engine onnxruntime --threads 1 --threads 2 --batch 32 --save measured.json",
+    ),
+    (
+        report,
+        "featherweight report mnist-lenet5.fwt\n\n"
+        "featherweight report small.fwt --task my_task.py:task --measurement measurement.json -o report.html",
     ),
     (papers, "featherweight papers pruning\n\nfeatherweight papers deep-compression --card"),
     (reproduce, "featherweight reproduce deep-compression --task digits -o digits.fwt"),

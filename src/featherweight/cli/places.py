@@ -6,12 +6,12 @@ from pathlib import Path
 from featherweight.core.errors import FeatherweightError
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Raise unless a file can be written at ``path``; an existing one only with ``force``."""
+def check_output(path: Path, force: bool, option: str = "-o") -> None:
+    """Raise unless a file can be written at ``path``, which ``option`` names; an existing one only with ``force``."""
     if path.is_dir():
-        raise FeatherweightError(f"{path} is a folder; name a file with -o")
+        raise FeatherweightError(f"{path} is a folder; name a file with {option}")
     if path.exists() and not force:
-        raise FeatherweightError(f"{path} exists; name another file with -o, or overwrite it with --force")
+        raise FeatherweightError(f"{path} exists; name another file with {option}, or overwrite it with --force")
     check_folder(path.parent)
 
 

@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from math import isnan
+
 
 def size(count: int) -> str:
     """Bytes in full, and in kB or MB where that is shorter to read."""
@@ -26,3 +28,19 @@ def probability(value: float) -> str:
 
 def share(part: float) -> str:
     return f"{100 * part:.1f} %"
+
+
+def short_size(count: int) -> str:
+    """Bytes in kB or MB alone."""
+    return size(count).partition(" (")[0]
+
+
+def relative(error: float) -> str:
+    """A relative error in per cent, to three figures: errors of narrow floats are small, and not nothing."""
+    return "not a number" if isnan(error) else "0 %" if error == 0 else f"{100 * error:.3g} %"
+
+
+def p_value(value: float) -> str:
+    """``= 0.0017`` or ``< 0.0001``, to stand behind a p."""
+    told = probability(value)
+    return told if told.startswith("<") else f"= {told}"

@@ -91,10 +91,14 @@ def safetensors_size(model: nn.Module) -> int:
 
 def standing(result: Result, parent: nn.Module) -> Standing | None:
     """On the evaluation data, else by the task's ``evaluate``; ``None`` where it has neither."""
-    quality = result.task.quality
-    if result.claims is not None:
-        return claimed(result.claims, quality)
-    before, after = evaluated(result.task, parent), evaluated(result.task, result.student.base)
+    return standing_of(result.task, parent, result.student.base, result.claims)
+
+
+def standing_of(task: Task, parent: nn.Module, student: nn.Module, claims: Claims | None) -> Standing | None:
+    """The same of two models, whose ``claims`` are what was measured on the evaluation data."""
+    if claims is not None:
+        return claimed(claims, task.quality)
+    before, after = evaluated(task, parent), evaluated(task, student)
     if before is None or after is None:
         return None
     return Standing("evaluate", "", before, after, before - after)
