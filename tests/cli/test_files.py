@@ -96,13 +96,16 @@ def test_a_file_of_another_built_in_task_is_refused(digits_file: Path) -> None:
     assert ran.code == 1 and "built-in task 1" in ran.err
 
 
-def test_a_file_that_names_its_tensors_finds_its_built_in_task_by_name(digits_file: Path, tmp_path: Path) -> None:
-    """As files of built-in tasks with real-valued scores do. No code is imported for a name in a file."""
+def test_a_file_with_real_valued_scores_names_its_built_in_task_by_number(digits_file: Path, tmp_path: Path) -> None:
+    """The shortest header holds counts alone, so it has another one. No code is imported for a name in a file."""
     student, contents = file.load(digits_file.read_bytes(), by_number(1).architecture())
-    path = tmp_path / "named.fwt"
-    file.save(path, file.encode(student, claims=contents.header.claims, task="digits"))
+    claims = contents.header.claims
+    assert claims is not None
+    path = tmp_path / "real.fwt"
+    file.save(path, file.encode(student, number=1, claims=replace(claims, total=claims.total - 0.25), task="digits"))
     ran = run("verify", path, "--json")
     assert ran.code == 0 and ran.json[0]["task"] == "digits" and ran.json[0]["ok"]
+    assert run("inspect", path, "--json").json["number"] == 1
 
 
 def test_inspect_adds_up(digits_file: Path, user_file: Path) -> None:
