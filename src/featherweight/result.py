@@ -18,8 +18,11 @@ from featherweight.core.plan import plan
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
-from featherweight.engines.engine import Engine
+from featherweight.engines.compare import USUAL, Comparison
+from featherweight.engines.compare import compare as compare_on_engines
+from featherweight.engines.engine import Engine, Precision
 from featherweight.engines.export import Export, export
+from featherweight.engines.measurement import Plan
 from featherweight.file import Claims
 from featherweight.run import Coverage
 from featherweight.schemes.floats import Floats, Width
@@ -77,6 +80,21 @@ class Result:
     def export(self, path: str | PathLike[str], engine: Engine | None = None) -> Export:
         """Write the model for an engine: by default the first that reads files with the path's suffix."""
         return export(self.student, self.task.example(), path, engine)
+
+    def measure(
+        self,
+        engines: Sequence[Engine] = USUAL,
+        *,
+        threads: Sequence[int] = (1,),
+        batches: Sequence[int] = (1,),
+        precision: Precision = Precision.FLOAT32,
+        plan: Plan = Plan(),  # noqa: B008  # frozen
+    ) -> Comparison:
+        """Measure the model beside the one that it was made from: :func:`featherweight.engines.compare.compare`."""
+        parent = self.task.model()
+        return compare_on_engines(
+            self.task, self.student, parent, engines, threads=threads, batches=batches, precision=precision, plan=plan
+        )
 
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 
 Start_ = Callable[[Tensor, Metric], Tensor]
@@ -71,6 +73,11 @@ def full_range(scheme: Uniform) -> Start_:
             scale = (matrix.abs() * d).sum(1, keepdim=True) / d.sum(1, keepdim=True).clamp(min=1e-30)
             scale[scale == 0] = 1
             decoded = torch.where(matrix >= 0, scale, -scale)
+        elif scheme.odd:
+            scale = matrix.abs().amax(1, keepdim=True) / grid.high
+            scale[scale == 0] = 1
+            levels = torch.arange(grid.low, grid.high + 1, 2, dtype=torch.float64)
+            decoded = levels[((matrix / scale)[..., None] - levels).abs().argmin(-1)] * scale
         else:
             scale = matrix.abs().amax(1, keepdim=True) / grid.high
             scale[scale == 0] = 1
@@ -103,7 +110,7 @@ def nearest(w: Tensor, values: Tensor) -> Tensor:
     return values[(w.double().flatten()[:, None] - values).abs().argmin(1)].reshape(w.shape)
 
 
-def uniform(scheme: Uniform, **settings: int) -> Entry:
+def uniform(scheme: Uniform, **settings: Any) -> Entry:
     return Entry(scheme, start=full_range(scheme), **settings)
 
 
@@ -133,6 +140,12 @@ TABLE: dict[str, Entry] = {
     "int3 searched": uniform(Uniform(3, True, PerTensor(), Fit.SEARCH)),
     "int4 searched a channel": uniform(Uniform(4, True, PerChannel(), Fit.SEARCH), min_dims=1),
     "int2": uniform(Uniform(2)),
+    "odd int2": uniform(Uniform(2, odd=True), underflow=1e-30),
+    "odd int3 searched a channel": uniform(
+        Uniform(3, True, PerChannel(), Fit.SEARCH, odd=True), min_dims=1, underflow=1e-30
+    ),
+    "behind a tanh": Entry(TanhUniform(2)),
+    "signs behind a tanh": Entry(TanhUniform(1)),
     "one bit": uniform(Uniform(1)),
     "one bit a channel": uniform(Uniform(1, True, PerChannel()), min_dims=1),
     "uint8": uniform(Uniform(8, False)),

@@ -12,6 +12,7 @@ from featherweight.cli.compress import compress
 from featherweight.cli.export import export
 from featherweight.cli.guard import Guarded
 from featherweight.cli.inspect import inspect
+from featherweight.cli.measure import measure
 from featherweight.cli.papers import papers
 from featherweight.cli.reproduce import reproduce
 from featherweight.cli.tasks import tasks
@@ -60,6 +61,11 @@ for command, examples in (
         export,
         "featherweight export mnist-lenet5.fwt -o lenet5.onnx\n\n"
         "featherweight export small.fwt -o small.pt2 --task my_task.py:task --json",
+    ),
+    (
+        measure,
+        "featherweight measure mnist-lenet5.fwt\n\n"
+        "featherweight measure small.fwt --engine onnxruntime --threads 1 --threads 2 --batch 32 --save measured.json",
     ),
     (papers, "featherweight papers pruning\n\nfeatherweight papers deep-compression --card"),
     (reproduce, "featherweight reproduce deep-compression --task digits -o digits.fwt"),

@@ -10,6 +10,7 @@ from featherweight.core.task import Task
 from featherweight.report.outlook import drop_unit, judged_on
 
 if TYPE_CHECKING:
+    from featherweight.engines.measure import Round
     from featherweight.search.budget import Trial
     from featherweight.training import loop
 
@@ -60,3 +61,32 @@ class Bars:
         if self.bar is not None:
             self.progress.remove_task(self.bar)
             self.bar = None
+
+
+class Rounds:
+    """A bar for the rounds of a measurement, a line for every step and every round that was disturbed."""
+
+    def __init__(self) -> None:
+        out = console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
+        self.bar = self.progress.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(text, soft_wrap=True)
+        self.progress.reset(self.bar, visible=False)
+
+    def watch(self, now: "Round") -> None:
+        """Told of every round."""
+        if now.load > now.plan.disturbance:
+            line = f"round {now.number} of at most {now.plan.most}: something else took {now.load:.2f} cores"
+            self.progress.console.print(line, soft_wrap=True)
+        text = f"{now.quiet} of {now.plan.rounds} rounds"
+        self.progress.update(self.bar, completed=now.quiet, total=now.plan.rounds, description=text, visible=True)

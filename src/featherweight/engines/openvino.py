@@ -1,7 +1,9 @@
 """OpenVINO, on the CPU."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +27,12 @@ from featherweight.engines.program import reason_of
 HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 
 
+def _imported() -> ModuleType:
+    """The package, without its telemetry: that would start a process, and tell others that OpenVINO is used."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    return needed("openvino", "openvino")
+
+
 @dataclass(frozen=True)
 class OpenVino(Engine):
     """Tuned for the latency of one request. Reads ONNX files.
@@ -44,7 +52,7 @@ class OpenVino(Engine):
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
-        package = needed("openvino", "openvino")
+        package = _imported()
         wanted: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
             "INFERENCE_NUM_THREADS": settings.threads,
@@ -59,7 +67,7 @@ class OpenVino(Engine):
         return _Runner(compiled)
 
     def version(self) -> str:
-        return str(needed("openvino", "openvino").__version__)
+        return str(_imported().__version__)
 
 
 class _Runner(Runner):

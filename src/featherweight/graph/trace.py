@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils._pytree as pytree
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -62,12 +63,19 @@ class Traced:
         return self.names.get(node.name) if isinstance(node, Node) else None
 
 
-def trace(model: nn.Module, example: Example) -> Traced:
-    """Trace the model on the example, as it is in evaluation; ``TraceError`` where it cannot be traced."""
+def trace(model: nn.Module, example: Example, any_batch: bool = False) -> Traced:
+    """Trace the model on the example, as it is in evaluation; ``TraceError`` where it cannot be traced.
+
+    With ``any_batch`` the first dimension of tensors may have any size in the graph, where the model allows it.
+    """
+    args, kwargs, free = example.args, example.kwargs, None
+    if any_batch:
+        args, kwargs = pytree.tree_map_only(torch.Tensor, _several, (args, kwargs))
+        free = pytree.tree_map(_free, (*args, *kwargs.values()))
     try:
         with warnings.catch_warnings():  # recurrent layers keep a second list of their weights, and get it back
             warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
-            program = torch.export.export(model, example.args, example.kwargs, strict=False)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=free, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise TraceError(
@@ -88,6 +96,15 @@ def trace(model: nn.Module, example: Example) -> Traced:
         calls[node] = Call(*key, counts.get(key, 0))
         counts[key] = counts.get(key, 0) + 1
     return Traced(program, calls, names)
+
+
+def _several(x: torch.Tensor) -> torch.Tensor:
+    """A batch of two instead of one: torch takes a size of one for a constant."""
+    return torch.cat([x, x]) if x.ndim and x.shape[0] == 1 else x
+
+
+def _free(x: Any) -> Any:
+    return {0: torch.export.Dim.AUTO} if isinstance(x, torch.Tensor) and x.ndim else None
 
 
 def operands(node: Node) -> dict[int, Node]:

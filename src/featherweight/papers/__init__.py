@@ -6,13 +6,19 @@ from difflib import get_close_matches
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
     deep_compression,
+    dorefa_net,
     gptq,
     gradual_pruning,
     han_pruning,
+    hwgq,
     knowledge_distillation,
     lc_low_rank,
     lsq,
+    pact,
     pruning_filters,
+    qat_jacob,
+    qnn,
+    tf_contrib_quantize,
     xnor_net,
 )
 from featherweight.papers.paper import Claim, Paper
@@ -27,6 +33,12 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "lsq": lsq.paper,
     "lc-low-rank": lc_low_rank.paper,
     "gptq": gptq.paper,
+    "qat-jacob": qat_jacob.paper,
+    "qnn": qnn.paper,
+    "hwgq": hwgq.paper,
+    "dorefa-net": dorefa_net.paper,
+    "pact": pact.paper,
+    "tf-contrib-quantize": tf_contrib_quantize.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

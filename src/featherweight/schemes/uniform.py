@@ -88,37 +88,45 @@ class Grid:
     """The integers of a uniform code: ``low .. high``, and whether they are shifted by a zero point.
 
     Symmetric with b > 1 bits: ``−(2ᵇ⁻¹ − 1) .. 2ᵇ⁻¹ − 1``, so that zero is a level. Symmetric with one bit: the levels
-    ``−1`` and ``+1``. Affine: ``0 .. 2ᵇ − 1`` less the zero point.
+    ``−1`` and ``+1``. Odd: ``−(2ᵇ − 1), −(2ᵇ − 3) … 2ᵇ − 1``, all 2ᵇ levels and no zero. Affine: ``0 .. 2ᵇ − 1`` less
+    the zero point.
     """
 
     bits: int
     symmetric: bool
+    odd: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8:
             raise SchemeError(f"{self.bits} bits are not in 1..8; wider codes are floats (Float)")
+        if self.odd and not self.symmetric:
+            raise SchemeError("an odd grid has no zero point; leave it symmetric")
 
     @property
     def low(self) -> int:
+        if self.odd:
+            return 1 - (1 << self.bits)
         return (-1 if self.bits == 1 else 1 - 2 ** (self.bits - 1)) if self.symmetric else 0
 
     @property
     def high(self) -> int:
+        if self.odd:
+            return (1 << self.bits) - 1
         return (1 if self.bits == 1 else 2 ** (self.bits - 1) - 1) if self.symmetric else 2**self.bits - 1
 
     @property
     def step(self) -> int:
-        """Distance of neighbouring levels: 2 for the one-bit symmetric grid, which has no zero."""
-        return 2 if self.symmetric and self.bits == 1 else 1
+        """Distance of neighbouring levels: 2 for grids without zero."""
+        return 2 if self.odd or (self.symmetric and self.bits == 1) else 1
 
     @property
     def alphabet(self) -> int:
         return (self.high - self.low) // self.step + 1
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The nearest level, ties to even levels; −1 and +1 split at zero, with zero to +1."""
+        """The nearest level, ties to even levels; of grids without zero, ties upwards: zero goes to +1."""
         if self.step == 2:
-            return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+            return ((x / 2).floor() * 2 + 1).clamp(self.low, self.high)
         return x.round().clamp(self.low, self.high)
 
 
@@ -154,7 +162,7 @@ class UniformCode(Code):
                 spread = (1, axis)
             case PerGroup(size):
                 spread = (2, size)
-        return (self.grid.bits, int(self.grid.symmetric), *spread)
+        return (self.grid.bits, 2 if self.grid.odd else int(self.grid.symmetric), *spread)
 
     def streams(self) -> Iterator[Stream]:
         yield Stream("levels", (self.levels.long() - self.grid.low) // self.grid.step, self.grid.alphabet)
@@ -165,20 +173,20 @@ class UniformCode(Code):
     @classmethod
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "UniformCode":
         match layout.settings:
-            case (bits, 0 | 1 as symmetric, 0):
+            case (bits, 0 | 1 | 2 as kind, 0):
                 granularity: Granularity = PerTensor()
-            case (bits, 0 | 1 as symmetric, 1, axis) if axis < len(shape):
+            case (bits, 0 | 1 | 2 as kind, 1, axis) if axis < len(shape):
                 granularity = PerChannel(axis)
-            case (bits, 0 | 1 as symmetric, 2, size) if size >= 1 and _row(shape) % size == 0:
+            case (bits, 0 | 1 | 2 as kind, 2, size) if size >= 1 and _row(shape) % size == 0:
                 granularity = PerGroup(size)
             case _:
                 raise FormatError(f"a uniform code of shape {shape} has no settings {layout.settings}")
         if not 1 <= bits <= 8 or len(layout.parts) != 1 or not prod(shape):
             raise FormatError(f"a uniform code of shape {shape} has no {bits} bits and {len(layout.parts)} parts")
-        grid = Grid(bits, bool(symmetric))
+        grid = Grid(bits, kind > 0, kind == 2)
         levels = take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low
         count = blocks(levels, granularity).shape[0]
-        zeros = None if symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
+        zeros = None if grid.symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
         scales = read_part(layout, 0, (count,), numbers, take, "scales")
         return cls(shape, dtype, levels, scales, zeros, grid, granularity)
@@ -200,14 +208,15 @@ class Uniform(Scheme):
     symmetric: bool = True
     granularity: Granularity = PerTensor()
     fit: Fit = Fit.RANGE
+    odd: bool = False
     promise: ClassVar[Promise] = Promise.LOCAL
 
     def __post_init__(self) -> None:
-        Grid(self.bits, self.symmetric)
+        Grid(self.bits, self.symmetric, self.odd)
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.bits, self.symmetric)
+        return Grid(self.bits, self.symmetric, self.odd)
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None

@@ -1,0 +1,41 @@
+"""DoReFa-Net: low bitwidth weights, activations and gradients (Zhou et al. 2016)."""
+
+from featherweight.activations.learning_rules import UnitIntervals, WithGradients
+from featherweight.core.site import Sites
+from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
+from featherweight.papers.paper import Claim, Paper
+from featherweight.schemes.tanh import TanhUniform
+
+REFERENCE = Reference(
+    "DoReFa-Net: Training Low Bitwidth Convolutional Neural Networks with Low Bitwidth Gradients",
+    "Zhou, Wu, Ni, Zhou, Wen and Zou",
+    2016,
+    "1606.06160",
+)
+DEVIATIONS = ("the network starts from its trained float weights, with Adam",)
+
+
+def recipe(task: str = "", *, weights: int = 1, inputs: int = 2, gradients: int = 6, epochs: int = 20) -> Recipe:
+    """Weights, inputs and gradients of all layers but the first and the last."""
+    inner = ("conv[23]", "fc1")
+    stage = Stage(
+        "quantize",
+        {Sites(exclude=("conv1.*", "fc2.*"), min_dims=2): TanhUniform(weights)},
+        tap=WithGradients(UnitIntervals(inner, inputs), inner, gradients),
+        learn=Learn.LATENT,
+        training=Training(epochs, 1e-3),
+    )
+    return Recipe("dorefa-net", (stage,), REFERENCE, DEVIATIONS)
+
+
+def paper() -> Paper:
+    return Paper(
+        "dorefa-net",
+        REFERENCE,
+        "Weights through tanh and inputs through a clamp are quantized uniformly, and gradients with random rounding "
+        "to a few bits, so that backward passes are of low precision too.",
+        (Claim("AlexNet, ImageNet, 1-bit weights, 2-bit inputs, 6-bit gradients", "46.1 % top-1", "abstract"),),
+        ("digits",),
+        recipe,
+        DEVIATIONS,
+    )

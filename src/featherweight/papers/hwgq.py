@@ -1,0 +1,50 @@
+"""HWGQ: half-wave Gaussian quantization (Cai et al. 2017)."""
+
+from featherweight.activations.learning_rules import HalfWaves
+from featherweight.core.site import Sites
+from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
+from featherweight.papers.paper import Claim, Paper
+from featherweight.schemes.uniform import PerChannel, Uniform
+
+REFERENCE = Reference(
+    "Deep Learning with Low Precision by Half-wave Gaussian Quantization",
+    "Cai, He, Sun and Vasconcelos",
+    2017,
+    "1702.00953",
+)
+DEVIATIONS = (
+    "the digits network has no batch norm before some of its layers, so the fixed step suits its inputs less",
+    "weight scales start at mean|w| of a filter and are then learned, instead of recomputed at every step",
+    "the network starts from its trained float weights, with Adam",
+)
+
+
+def recipe(task: str = "", *, bits: int = 2, epochs: int = 20) -> Recipe:
+    """Binary weights and ``bits``-bit half-wave inputs, in all layers but the first and the last."""
+    stage = Stage(
+        "quantize",
+        {Sites(exclude=("conv1.*", "fc2.*"), min_dims=2): Uniform(1, granularity=PerChannel())},
+        tap=HalfWaves(("conv[23]", "fc1"), bits),
+        learn=Learn.BOTH,
+        training=Training(epochs, 2e-3),
+    )
+    return Recipe("hwgq", (stage,), REFERENCE, DEVIATIONS)
+
+
+def paper() -> Paper:
+    return Paper(
+        "hwgq",
+        REFERENCE,
+        "Quantize rectified activations at the levels that are best for half a unit Gaussian, one step for all layers, "
+        "and pass gradients as a clipped rectifier does.",
+        (
+            Claim(
+                "ResNet-18, ImageNet, 1-bit weights, 2-bit inputs",
+                "59.6 % top-1 (float 69.6 %)",
+                "(memory), unconfirmed",
+            ),
+        ),
+        ("digits",),
+        recipe,
+        DEVIATIONS,
+    )

@@ -1,0 +1,45 @@
+"""PACT: parameterised clipping activation (Choi et al. 2018)."""
+
+from featherweight.activations.learning_rules import ClippingDecay, Clippings
+from featherweight.core.site import Sites
+from featherweight.core.stage import Learn, Objective, Recipe, Reference, Stage, Training
+from featherweight.papers.paper import Claim, Paper
+from featherweight.schemes.tanh import TanhUniform
+from featherweight.training.objectives import TaskLoss
+
+REFERENCE = Reference(
+    "PACT: Parameterized Clipping Activation for Quantized Neural Networks",
+    "Choi, Wang, Venkataramani, Chuang, Srinivasan and Gopalakrishnan",
+    2018,
+    "1805.06085",
+)
+DEVIATIONS = (
+    "α starts at the largest input of the first batch, not at one number for all layers",
+    "the network starts from its trained float weights, with Adam",
+)
+
+
+def recipe(task: str = "", *, bits: int = 4, epochs: int = 20) -> Recipe:
+    """DoReFa-Net's weights and learned clipping of inputs, in all layers but the first and the last."""
+    stage = Stage(
+        "clip",
+        {Sites(exclude=("conv1.*", "fc2.*"), min_dims=2): TanhUniform(bits)},
+        tap=Clippings(("conv[23]", "fc1"), bits),
+        learn=Learn.LATENT,
+        training=Training(epochs, 1e-3),
+        objective=Objective((TaskLoss(), ClippingDecay(1e-4))),
+    )
+    return Recipe("pact", (stage,), REFERENCE, DEVIATIONS)
+
+
+def paper() -> Paper:
+    return Paper(
+        "pact",
+        REFERENCE,
+        "Replace the rectifier by clamp(x, 0, α), quantize between, and learn α with the weights: its gradient is that "
+        "of the clipped activations.",
+        (Claim("ImageNet networks, 4/4 bits", "accuracy comparable to full precision", "abstract"),),
+        ("digits",),
+        recipe,
+        DEVIATIONS,
+    )
