@@ -20,6 +20,7 @@ from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
+from featherweight.search.precision import post_training
 from featherweight.tasks import find
 from featherweight.training.loop import Progress
 from featherweight.training.objectives import distillation
@@ -51,10 +52,15 @@ def lenet5_small(task: str) -> Recipe:
     )
 
 
+ENDS = {"conv1.weight": 8, "linear.weight": 8}
+"""Bits of the first and the last layer of ResNet-20, which hold 0.4 % of its weights."""
+
 MADE = {
     "deep-compression-lenet300": ("mnist-lenet300", deep_compression.recipe),
     "deep-compression-lenet5": ("mnist-lenet5", deep_compression.recipe),
     "lenet5-small": ("mnist-lenet5", lenet5_small),
+    "resnet20-w8a8": ("cifar10-resnet20", lambda task: post_training(8, 8)),
+    "resnet20-w4a8": ("cifar10-resnet20", lambda task: post_training(4, 8, exceptions=ENDS)),
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
     "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=26)),
 }

@@ -1,5 +1,7 @@
 """Repairs: biases with the float means, norms with the statistics of what reaches them, equalized nets."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from featherweight.activations.rules import Calibrated
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError
 from featherweight.core.site import WEIGHTS
-from featherweight.core.stage import Recipe, Stage
+from featherweight.core.stage import Recipe, Stage, Training
 from featherweight.core.tap import Call, Operator, Place
 from featherweight.core.task import Example, Task
 from featherweight.graph.fold import FoldNorms
@@ -218,3 +220,15 @@ def test_the_record_of_a_stage_without_repairs_is_empty() -> None:
 )
 def test_relative_change(before: list[float], after: list[float], change: float) -> None:
     assert relative_change(torch.tensor(before), torch.tensor(after)) == pytest.approx(change)
+
+
+def test_a_checkpoint_does_not_hold_what_a_stage_found(tmp_path: Path) -> None:
+    model = seeded(chain())
+    learning = Stage("q", {WEIGHTS: Uniform(4)}, training=Training(1), repairs=(BiasCorrection(),))
+    with pytest.raises(SelectionError, match="'q' learns and then repairs"):
+        run(model, task(model, IMAGES), Recipe("r", (learning,)), folder=tmp_path)
+    stages = (Stage("q", {WEIGHTS: Uniform(2)}, repairs=(BiasCorrection(3),)), Stage("w", {WEIGHTS: Uniform(1)}))
+    student, _ = run(model, task(model, IMAGES), Recipe("r", stages), folder=tmp_path)
+    again, _ = run(model, task(model, IMAGES), Recipe("r", stages), folder=tmp_path)
+    for name, value in student.base.state_dict().items():
+        torch.testing.assert_close(again.base.state_dict()[name], value, rtol=0, atol=0)

@@ -112,7 +112,14 @@ def test_the_file_is_named_after_the_task(user_task: str, tmp_path: Path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["mine.fwt"]
 
 
-@pytest.mark.parametrize("kind", [("--recipe", "deep-compression"), ("--max-size", "17kB", "--max-drop", "0.5")])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ("--recipe", "deep-compression"),
+        ("--recipe", "int8", "--max-drop", "0.5"),
+        ("--max-size", "17kB", "--max-drop", "0.5"),
+    ],
+)
 def test_a_dry_run_reads_and_writes_nothing(
     kind: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,13 +132,35 @@ def test_a_dry_run_reads_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["int8", "int8-weights", "int4-weights"])
+def test_a_recipe_of_a_precision(user_task: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "mine.fwt"
+    ran = run("compress", user_task, "--recipe", name, "-o", path, "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["recipe"] == name and ran.json["bytes"] == path.stat().st_size
+    kinds = {each["name"]: each["code"] for each in ran.json["tensors"]}
+    assert kinds["first.weight"].startswith(f"uniform {name[3]}")
+
+
+def test_layers_fall_back_where_the_drop_is_limited(user_task: str, tmp_path: Path) -> None:
+    """One tied weight is all that the model has: it stays a float, and the reason is told."""
+    limited = ("compress", user_task.replace(":task", ":judged"), "--recipe", "int8-weights", "--max-drop")
+    ran = run(*limited, 0.001, "-o", tmp_path / "a.fwt", "--json")
+    assert ran.code == 0 and [line[:7] for line in ran.err.splitlines() if "trial" in line] == ["trial 1", "trial 2"]
+    assert "falls back to floats" in ran.json["left_alone"]["first.weight"]
+    ran = run(*limited, 100, "-o", tmp_path / "b.fwt", "--json")
+    assert ran.code == 0 and "first.weight" not in ran.json["left_alone"]
+    assert "stay floats, one after the other" in run(*limited, 1, "--dry-run").out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ((), "give either --recipe"),
-        (("--recipe", "deep-compression", "--max-size", "9kB"), "give either --recipe"),
+        (("--recipe", "deep-compression", "--max-size", "9kB"), "beside --recipe only --max-drop"),
         (("--recipe", "deep-compression", "--epochs", "2"), "of a search"),
         (("--max-size", "9kB", "--checkpoint", "here"), "--checkpoint is for"),
+        (("--recipe", "int8", "--max-drop", "1", "--checkpoint", "here"), "--checkpoint is for"),
         (("--max-size", "nine"), "no size"),
         (("--max-size", "0"), "no size"),
         (("--max-size", "-5kB"), "no size"),
@@ -150,6 +179,7 @@ def test_wrong_usage_exits_with_2(arguments: tuple[str, ...], said: str) -> None
     [
         (("digit", "--max-size", "9kB"), "there is no task 'digit'; did you mean digits?"),
         (("digits", "--recipe", "deep-compresion"), "there is no paper 'deep-compresion'; did you mean"),
+        (("digits", "--recipe", "int-8"), "there is no paper 'int-8'; did you mean int8?"),
         (("nowhere.py:task", "--max-size", "9kB"), "there is no file"),
         (("digits", "--max-size", "9kB", "-o", "no/such/folder/x.fwt"), "there is no folder no/such/folder"),
         (("digits", "--max-size", "9kB", "-o", "."), "is a folder; name a file"),

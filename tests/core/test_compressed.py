@@ -372,3 +372,31 @@ def test_what_is_pruned_may_return_only_with_dense_gradients(gradient: Gradient)
         student.parameter("0.weight").add_(~support * 10.0)
     again = scheme.project(student.source("0.weight")).support
     assert torch.equal(again, support if gradient is Gradient.MASKED else ~support)
+
+
+def test_renewed_values_are_coded_anew_and_the_original_stays() -> None:
+    model, _ = made("batch norm")
+    before = fingerprint(model)
+    student = coded(model, Float(Width.FLOAT16), min_dims=1)
+    del student._codes["norm.bias"]
+    value = torch.tensor([1.0, 2.0, 3.0, 4.0001])
+    for name in ("conv.bias", "norm.bias"):
+        student.renew(name, value)
+    assert (
+        student.parameter("conv.bias").tolist() == value.half().tolist() == student.codes["conv.bias"].decode().tolist()
+    )
+    assert student.parameter("norm.bias").tolist() == value.tolist()
+    value.zero_()
+    assert student.parameter("norm.bias").abs().min() > 0
+    assert fingerprint(model) == before
+
+
+def test_what_cannot_be_renewed() -> None:
+    student = coded(made("tied embedding")[0])
+    with pytest.raises(SelectionError, match=r"'head.weight' to renew"):
+        student.renew("head.weight", torch.zeros(10, 4))
+    with pytest.raises(SelectionError, match=r"shape \(10, 4\), not \(4, 10\)"):
+        student.renew("embed.weight", torch.zeros(4, 10))
+    student.learn({"embed.weight": Learn.DIRECT})
+    with pytest.raises(SelectionError, match="at rest"):
+        student.renew("mix.bias", torch.zeros(4))

@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+import featherweight as fw
+from featherweight.activations.repairs import BiasCorrection
+from featherweight.activations.rules import Calibrated
 from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.plan import plan
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import Cubic, Iterative, OneShot, Recipe, Schedule, Stage, Training, everywhere
+from featherweight.graph.fold import FoldNorms
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
 
@@ -52,6 +56,18 @@ def test_a_tied_weight_is_found_by_any_of_its_names(pattern: str) -> None:
 def test_an_empty_selection_says_what_there_is(sites: Sites, said: str) -> None:
     with pytest.raises(SelectionError, match=said):
         names(sites)
+
+
+def test_optional_sites_may_be_empty_and_a_stage_of_them_may_do_nothing() -> None:
+    absent = Sites(("conv1.weight",), optional=True)
+    assert names(absent) == []
+    model, inputs = made("batch norm")
+    stage = Stage("maybe", {absent: Codebook(2)})
+    assert plan(model, Recipe("r", (stage,))).stages[0].sites == {}
+    result = fw.compress(model, Recipe("r", (stage, everywhere("all", Codebook(2)))), example=inputs)
+    assert [list(each.touched) for each in result.coverage] == [[], ["conv.weight", "head.weight"]]
+    both = Stage("both", {WEIGHTS: Codebook(2), Sites(("head.weight",), optional=True): Codebook(4)})
+    assert plan(model, Recipe("r", (both,))).stages[0].sites["head.weight"] == Codebook(2)
 
 
 def test_a_model_without_parameters() -> None:
@@ -118,6 +134,20 @@ def test_a_plan_in_print() -> None:
             "     left alone: conv.weight, conv.bias, norm.weight, norm.bias, head.bias",
         ]
     )
+
+
+def test_a_plan_tells_what_else_a_stage_does() -> None:
+    stage = Stage("q", {WEIGHTS: Codebook(4)}, edit=FoldNorms(), tap=Calibrated(), repairs=(BiasCorrection(3),))
+    text = str(plan(made("batch norm")[0], Recipe("r", (stage,))))
+    assert f"     structure: {FoldNorms()}\n     activations: {Calibrated()}\n     conv.weight" in text
+    assert text.endswith("     repair: BiasCorrection(batches=3)")
+
+
+def test_a_stage_without_some_layers() -> None:
+    stage = Stage("q", {WEIGHTS: Codebook(4), "norm.*": Codebook(2)}, tap=Calibrated(exclude=("x",)))
+    left = stage.without(["head.weight", "norm.bias", "norm.weight"], joins=False)
+    assert left.tap == Calibrated(exclude=("x", "head.weight", "norm.bias", "norm.weight"), joins=False)
+    assert plan(made("batch norm")[0], Recipe("r", (left,))).stages[0].sites == {"conv.weight": Codebook(4)}
 
 
 def test_planning_has_no_side_effect() -> None:

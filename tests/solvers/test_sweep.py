@@ -78,3 +78,11 @@ def test_near_the_global_minimum_on_a_small_case() -> None:
 def test_the_full_metric_is_asked_for() -> None:
     with pytest.raises(SchemeError, match="InputMoment"):
         ColumnSweep().project(Uniform(4), torch.randn(2, 3), EUCLIDEAN)
+
+
+def test_without_the_full_metric_the_scheme_projects_where_that_is_allowed() -> None:
+    w = torch.randn(4, 6)
+    code = ColumnSweep(required=False).project(Uniform(3), w, EUCLIDEAN)
+    assert torch.equal(code.decode(), Uniform(3).project(w).decode())
+    with pytest.raises(SchemeError, match="needs the full metric"):
+        ColumnSweep().project(Uniform(3), w, EUCLIDEAN)
