@@ -92,6 +92,16 @@ class Result:
         """Time the model beside the task's own, on engines; see :func:`featherweight.engines.compare.compare`."""
         return side_by_side(self.task, self.student, self.task.model(), engines, threads, batches, plan, watch)
 
+    def report(self, path: str | PathLike[str], comparisons: Sequence[Comparison] = ()) -> int:
+        """Write a page of HTML on this compression, whole or not at all; its size in bytes.
+
+        ``comparisons`` are what :meth:`measure` gave; without them the page says that speed was not measured.
+        """
+        from featherweight.report.page import page
+        from featherweight.report.report import of_result
+
+        return file.save(path, page(of_result(self, comparisons)).encode())
+
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""
         lines = [str(planned(self.student.base, self.recipe))]

@@ -7,11 +7,11 @@ from math import prod
 import torch
 from torch import nn
 
+from featherweight.activations.learned import HalfWave
+from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.core.compressed import Compressed, twin
 from featherweight.core.edit import Edit
 from featherweight.core.tap import Function, Place
-from featherweight.activations.learned import HalfWave
-from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.file import slots
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
@@ -70,9 +70,7 @@ def _activation(places: tuple[str, ...], function: Function) -> Activation:
     match function:
         case Quantizer():
             step = float(function.scale)
-            return Activation(
-                places, "uniform", function.bits, function.lowest * step, function.highest * step, step
-            )
+            return Activation(places, "uniform", function.bits, function.lowest * step, function.highest * step, step)
         case Sign():
             return Activation(places, "sign", 1, -1.0, 1.0, 2.0)
         case HalfWave():

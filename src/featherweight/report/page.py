@@ -96,7 +96,9 @@ def sizes(report: Report, most: int = MOST_ROWS) -> list[SizeRow]:
         before = sum(report.before.get(row.name, 0) for row in others)
         found.append(_sum(f"{len(others)} smaller tensors", before, sum(row.bytes for row in others), longest))
     if report.removed:
-        found.append(_sum(f"{len(report.removed)} tensors folded or cut away", sum(report.removed.values()), 0, longest))
+        found.append(
+            _sum(f"{len(report.removed)} tensors folded or cut away", sum(report.removed.values()), 0, longest)
+        )
     overhead = report.summary.bytes_before - sum(report.before.values())
     return [*found, _sum("envelope and header", overhead, report.summary.ledger.overhead, longest)]
 

@@ -10,6 +10,7 @@ from featherweight.core.task import Quality
 from featherweight.file import Contents
 from featherweight.report import figures
 from featherweight.report.ledger import Ledger, ledger
+from featherweight.report.layers import Activation
 from featherweight.report.report import Report
 from featherweight.report.summary import Standing, Summary, claimed
 from featherweight.result import Measured, Verified, lines
@@ -118,6 +119,44 @@ def report(told: Report, most: int = 40) -> Iterator[RenderableType]:
     if told.claims is not None:
         agrees = {None: "not held against a measurement", True: "agrees with it", False: "DOES NOT AGREE with it"}
         yield f"what the file claims {agrees[told.claims.agrees]}"
+    if "quality" in told.missing:
+        yield f"because: {told.missing['quality']}; measure it with: {told.commands['measure its quality']}"
+    if told.errors:
+        shown = dict(list(told.errors.items())[:most])
+        yield from ("", "relative errors |w - w'| / |w| against the parent, worst first:", errors_table(shown))
+    if told.activations:
+        yield from ("", "quantized activations:", activations_table(told.activations[:most]))
+    yield from (f"changed: {change}" for change in told.changes[:most])
+    yield ""
+    yield from speeds(told)
+    yield from (f"to {what}: {command}" for what, command in told.commands.items())
+
+
+def activations_table(found: Sequence[Activation]) -> Table:
+    table = _table("activation", "function")
+    for column in ("bits", "low", "high"):
+        table.add_column(column, justify="right")
+    for each in found:
+        numbers = ("" if value is None else f"{value:.4g}" for value in (each.bits, each.low, each.high))
+        table.add_row(*map(_cell, ("; ".join(each.places), each.function, *numbers)))
+    return table
+
+
+def speeds(told: Report) -> Iterator[RenderableType]:
+    """Latency where it was measured, else how to measure it."""
+    if not told.comparisons:
+        yield f"speed was not measured; measure it with: {told.commands['measure its speed']}"
+    for found in told.comparisons:
+        rows = []
+        for row in found.rows:
+            times = ["not measured" if each is None else f"{each.p50:.3g}" for each in (row.before, row.after)]
+            ratio = row.ratio
+            fast = "not measured" if ratio is None else f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+            rows.append((row.engine, str(row.batch), str(row.threads), *times, fast, f"{row.load:.2f}"))
+        heads = ("engine", "batch", "threads", "before ms", "after ms", "times as fast (95 %)", "other load")
+        yield table(heads, rows)
+        if found.disturbed:
+            yield "warning: other programs used the processor while models ran; measure again on an idle machine"
 
 
 def verified(results: Sequence[Verified]) -> Table:
