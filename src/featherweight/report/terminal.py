@@ -9,8 +9,8 @@ from rich.text import Text
 from featherweight.core.task import Quality
 from featherweight.file import Contents
 from featherweight.report import figures
-from featherweight.report.ledger import Ledger, ledger
 from featherweight.report.layers import Activation
+from featherweight.report.ledger import Ledger, ledger
 from featherweight.report.report import Report
 from featherweight.report.summary import Standing, Summary, claimed
 from featherweight.result import Measured, Verified, lines
