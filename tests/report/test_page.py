@@ -25,7 +25,7 @@ from featherweight.report.report import Claim, Method, Report, of_file, of_resul
 from featherweight.schemes.uniform import Uniform
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e{{ 7 * 7 }}"
-VOID = {"meta", "rect", "line", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "rect", "line", "br", "link", "img", "input", "hr", "wbr"}
 EMPTY = {"rect", "line"}
 
 
