@@ -12,7 +12,7 @@ from .commands import run
 
 
 @pytest.fixture(scope="module")
-def measurement(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measurement(tmp_path_factory: pytest.TempPathFactory, digits_file: Path) -> Path:
     """What ``measure --save`` writes."""
     timings = tuple(
         Timing(f"pytorch, {kind}", "pytorch", "2.13", 1, "float32", p50, p50, p50, (p50, p50), 9, 10**6, 999)
@@ -22,7 +22,7 @@ def measurement(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = Measurement(1, "pytorch, float", timings, (0.01, 0.02), 0, False, machine)
     path = tmp_path_factory.mktemp("measured") / "measurement.json"
     record = Comparison("digits", "evaluation", "float32", (found,), (), ()).to_json()
-    path.write_text(json.dumps({"file": "digits.fwt", "bytes": 9, **record}))
+    path.write_text(json.dumps({"file": "digits.fwt", "bytes": digits_file.stat().st_size, **record}))
     return path
 
 
@@ -67,4 +67,8 @@ def test_a_measurement_that_is_none_is_refused(
     ran = run("report", digits_file, "--measurement", tmp_path / "absent.json")
     assert ran.code == 1 and "cannot be read" in ran.err
     ran = run("report", user_file, "--task", user_task, "--measurement", measurement)
+    assert ran.code == 1 and "was measured on a file of" in ran.err
+    record = json.loads(measurement.read_text()) | {"bytes": user_file.stat().st_size}
+    broken.write_text(json.dumps(record))
+    ran = run("report", user_file, "--task", user_task, "--measurement", broken)
     assert ran.code == 1 and "is of task 'digits'" in ran.err
