@@ -96,6 +96,16 @@ class Result:
             self.task, self.student, parent, engines, threads=threads, batches=batches, precision=precision, plan=plan
         )
 
+    def report(self, path: str | PathLike[str], comparisons: Sequence[Comparison] = ()) -> int:
+        """Write a page of HTML on this compression, whole or not at all; its size in bytes.
+
+        ``comparisons`` are what :meth:`measure` gave; without them the page says that speed was not measured.
+        """
+        from featherweight.report.page import page
+        from featherweight.report.report import of_result
+
+        return file.save(path, page(of_result(self, comparisons)).encode())
+
     def recipe_text(self) -> str:
         """The recipe as it was planned on this model, with its reference and deviations."""
         lines = [str(planned(self.student.base, self.recipe))]

@@ -90,7 +90,7 @@ def _tell(file: str, found: "Comparison", save: Path | None, as_json: bool) -> N
     from featherweight import file as files
     from featherweight.report import measured
 
-    record = {"file": file, **found.to_json()}
+    record = {"file": file, "bytes": len(files.read(file)), **found.to_json()}
     if save is not None:
         files.save(save, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
     if as_json:

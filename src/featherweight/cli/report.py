@@ -41,39 +41,46 @@ def report(
         check_output(output, force)
     from featherweight import file as files
     from featherweight.cli.opening import limit, task_of
-    from featherweight.report import figures, terminal
+    from featherweight.report import figures, short
     from featherweight.report.page import page
     from featherweight.report.report import of_file
 
     data = files.read(file)
     of = task_of(data, task)
-    found = [comparison(path) for path in measurement or []]
+    found = [comparison(path, len(data)) for path in measurement or []]
     name = Path(file).name
     told = of_file(name, data, of, method=method(data, file, of), comparisons=found, max_bytes=limit(max_bytes))
     written = None if output is None else files.save(output, page(told).encode())
     if as_json:
         emit({"file": file, "page": None if output is None else str(output), **told.to_json()})
     elif output is None or written is None:
-        show(*terminal.report(told))
+        show(*short.report(told))
     else:
         show(f"{figures.size(written)} written to {output}")
 
 
-def comparison(path: Path) -> "Comparison":
-    """What ``measure --save`` wrote."""
+def comparison(path: Path, size: int) -> "Comparison":
+    """What ``measure --save`` wrote of a file of ``size`` bytes."""
     import json
 
-    from featherweight.core.errors import FeatherweightError
+    from featherweight.core.errors import EngineError, FeatherweightError
     from featherweight.engines.compare import Comparison
 
     try:
-        return Comparison.from_json(json.loads(path.read_text(encoding="utf-8")))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found, measured = Comparison.from_json(record), record["bytes"]
     except OSError as error:
         raise FeatherweightError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (EngineError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FeatherweightError(
             f"{path} is no measurement ({type(error).__name__}: {error}); make one with `featherweight measure --save`"
         ) from error
+    if measured != size:
+        raise FeatherweightError(
+            f"{path} was measured on a file of {measured} bytes, and this one has {size}; measure this file with "
+            "`featherweight measure FILE --save`"
+        )
+    return found
 
 
 def method(data: bytes, path: str, task: "Task") -> "Method":

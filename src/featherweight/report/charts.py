@@ -30,17 +30,6 @@ def bars(values: Sequence[tuple[str, float]], longest: float, height: float = 6.
     return _svg("bars", tall, "".join(rows))
 
 
-def parts(values: Sequence[tuple[str, float]], height: float = 10.0) -> Markup:
-    """One bar in parts (class, value) beside each other, as wide as the chart all together."""
-    total = sum(value for _, value in values)
-    rows, at = [], 0.0
-    for kind, value in values:
-        width = WIDTH * value / total if total else 0.0
-        rows.append(f'<rect class="{_word(kind)}" x="{at:.3f}" width="{width:.3f}" height="{height:g}"/>')
-        at += width
-    return _svg("parts", height, "".join(rows))
-
-
 @dataclass(frozen=True)
 class Axis:
     """A logarithmic axis of ratios, with one in it."""

@@ -37,7 +37,7 @@ def short_size(count: int) -> str:
 
 def relative(error: float) -> str:
     """A relative error in per cent, to three figures: errors of narrow floats are small, and not nothing."""
-    return "not a number" if isnan(error) else "0 %" if error == 0 else f"{100 * error:.3g} %"
+    return "not a number" if isnan(error) else "0 %" if error == 0 else f"{100 * error:#.3g} %"
 
 
 def p_value(value: float) -> str:

@@ -8,7 +8,7 @@ from math import isfinite
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from featherweight.core.errors import FeatherweightError
 from featherweight.engines.compare import Comparison, Failure, Row, Side, label
@@ -37,6 +37,7 @@ def page(report: Report) -> str:
             left=left_alone(report, most),
             speeds=[speeds(each) for each in report.comparisons],
             range_of_speed=range_of_speed(report.comparisons),
+            dotted=dotted,
             figures=figures,
             charts=charts,
         )
@@ -61,6 +62,11 @@ def visible(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(value))
+
+
+def dotted(name: str) -> Markup:
+    """A name that lines may break behind the dots of."""
+    return Markup(".<wbr>").join(escape(visible(part)) for part in name.split("."))
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Claim:
 class Method:
     """Where a recipe comes from.
 
-    ``plan`` is the recipe as it was planned, ``None`` where that is not known; ``paper`` its name on the command line.
+    ``plan`` is the recipe as it was planned, ``None`` where that is not known; ``paper`` what `papers` calls it.
     """
 
     plan: str | None = None

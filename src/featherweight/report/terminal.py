@@ -10,7 +10,6 @@ from featherweight.core.task import Quality
 from featherweight.file import Contents
 from featherweight.report import figures
 from featherweight.report.ledger import Ledger, ledger
-from featherweight.report.report import Report
 from featherweight.report.summary import Standing, Summary, claimed
 from featherweight.result import Measured, Verified, lines
 
@@ -110,14 +109,6 @@ def _claims(found: Contents, quality: Quality | None) -> Iterator[str]:
     else:
         yield "claimed when it was saved, not measured now:"
         yield from standing(claimed(claims, quality))
-
-
-def report(told: Report, most: int = 40) -> Iterator[RenderableType]:
-    """The page in short."""
-    yield from summary(told.summary, most)
-    if told.claims is not None:
-        agrees = {None: "not held against a measurement", True: "agrees with it", False: "DOES NOT AGREE with it"}
-        yield f"what the file claims {agrees[told.claims.agrees]}"
 
 
 def verified(results: Sequence[Verified]) -> Table:
