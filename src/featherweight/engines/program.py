@@ -41,6 +41,7 @@ def quiet() -> Iterator[None]:
 def program(model: nn.Module, example: Example) -> Program:
     """Trace the model as it is in evaluation: for any batch if it can be, else for the example's.
 
+    With a free batch, the lengths of integer inputs, such as tokens of a text, are free too where the model allows it.
     Tracing takes a size of one to be meant, so a batch of one is doubled for it.
     """
     with quiet(), evaluating(model), torch.no_grad():
@@ -69,7 +70,10 @@ def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
         return value.detach().clone() if isinstance(value, Tensor) else value
 
     def dimensions(value: Any) -> Any:
-        return {0: batch} if isinstance(value, Tensor) and value.ndim else None
+        if not isinstance(value, Tensor) or not value.ndim:
+            return None
+        lengths = {} if value.is_floating_point() else dict.fromkeys(range(1, value.ndim), Dim.AUTO)
+        return {0: batch, **lengths}
 
     args, kwargs = tree_map(copied, example.args), tree_map(copied, example.kwargs)
     shapes = None if batch is None else (*tree_map(dimensions, args), *tree_map(dimensions, kwargs).values())
