@@ -10,11 +10,12 @@ A *symmetric* range is ``−a .. a``, for levels ``−(2ᵇ⁻¹ − 1) .. 2ᵇ�
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import frexp
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
-from featherweight.activations.observers import BINS, Extremes, Histogram, MovingExtremes, Range, Statistics
+from featherweight.activations.observers import BINS, SMALLEST, Extremes, Histogram, MovingExtremes, Range, Statistics
 from featherweight.core.errors import SchemeError
 
 S = TypeVar("S", bound=Statistics)
@@ -122,6 +123,25 @@ class Percentile(Observer[Histogram]):
             return clipped(seen, -end, end, symmetric)
         high, low = (_end(seen, side, dropped / 2) for side in seen.counts)
         return clipped(seen, -low, high, symmetric)
+
+
+@dataclass(frozen=True)
+class PowerOfTwo(Observer[Extremes]):
+    """``−2ᵇ⁻¹ s .. (2ᵇ⁻¹ − 1) s`` with the least power of two ``s`` at which the range holds all activations.
+
+    Dynamic fixed point: a sign, and a fractional length ``−log₂ s`` a site (Gysel, Motamedi and Ghiasi 2016, arXiv
+    1604.03168). There is a sign even where no activation has one, and ``symmetric`` changes nothing.
+    """
+
+    def statistics(self) -> Extremes:
+        return Extremes()
+
+    def _fit(self, seen: Extremes, bits: int, symmetric: bool) -> Range:
+        half = 2 ** (bits - 1)
+        most = max(seen.high / max(half - 1, 1), -seen.low / half, SMALLEST)
+        mantissa, exponent = frexp(most)
+        step = 2.0 ** (exponent - (mantissa == 0.5))
+        return Range(-half * step, (half - 1) * step)
 
 
 def _end(seen: Histogram, counts: Tensor, dropped: float) -> float:

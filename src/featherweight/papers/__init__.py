@@ -13,11 +13,14 @@ from featherweight.papers import (
     hwgq,
     knowledge_distillation,
     lc_low_rank,
+    lin_fixed_point_sqnr,
     lsq,
+    mxnet_quantization,
     pact,
     pruning_filters,
     qat_jacob,
     qnn,
+    ristretto,
     tf_contrib_quantize,
     xnor_net,
 )
@@ -39,6 +42,9 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "dorefa-net": dorefa_net.paper,
     "pact": pact.paper,
     "tf-contrib-quantize": tf_contrib_quantize.paper,
+    "mxnet-quantization": mxnet_quantization.paper,
+    "ristretto": ristretto.paper,
+    "lin-fixed-point-sqnr": lin_fixed_point_sqnr.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

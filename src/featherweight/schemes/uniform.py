@@ -44,6 +44,7 @@ class Fit(Enum):
 
     RANGE = "range"  # the largest entry becomes the largest level
     SEARCH = "search"  # the best, in the metric, of the shares 0.21, 0.22 ... 1 of that range
+    POWER_OF_TWO = "power of two"  # the least power of two at which the range holds the largest entry
 
 
 SHARES = tuple(percent / 100 for percent in range(99, 20, -1))
@@ -198,7 +199,9 @@ class Uniform(Scheme):
 
     Given the scales, every level is the best in any diagonal metric (rounding to nearest; with ``rate`` the minimum of
     ``d (w − ŵ)² + λ bits``). ``Fit.RANGE`` takes ``s`` from the largest entry; ``Fit.SEARCH`` also tries smaller
-    shares of it. Scales are stored in float16 where its range holds them, else in float32.
+    shares of it; ``Fit.POWER_OF_TWO``, for symmetric levels that hold zero, makes products with ``s`` shifts (dynamic
+    fixed point: Gysel, Motamedi and Ghiasi 2016, arXiv 1604.03168). Scales are stored in float16 where its range holds
+    them, else in float32.
 
     Latent learning passes gradients straight through inside the range, and to the scale as learned step size
     quantization does (Esser et al. 2019, arXiv 1902.08153, equation 3), with its gradient scale ``1/√(n·high)``.
@@ -213,6 +216,8 @@ class Uniform(Scheme):
 
     def __post_init__(self) -> None:
         Grid(self.bits, self.symmetric, self.odd)
+        if self.fit is Fit.POWER_OF_TWO and (not self.symmetric or self.bits == 1 or self.odd):
+            raise SchemeError("scales that are powers of two are for symmetric levels that hold zero, of 2 to 8 bits")
 
     @property
     def grid(self) -> Grid:
@@ -248,7 +253,7 @@ class Uniform(Scheme):
 
     def _scales(self, matrix: Tensor, d: Tensor | None) -> tuple[Floats, Tensor | None]:
         scales, zeros = self._range(matrix, d)
-        if self.fit is Fit.RANGE or self.bits == 1 and self.symmetric:
+        if self.fit is not Fit.SEARCH or self.bits == 1 and self.symmetric:
             return scales, zeros
         best, least = scales.values, self._error(matrix, d, scales, zeros)
         for share in SHARES:
@@ -274,7 +279,8 @@ class Uniform(Scheme):
             weights = torch.ones_like(matrix) if d is None else d
             mean = (weights * matrix.abs()).sum(1) / weights.sum(1).clamp(min=torch.finfo(matrix.dtype).tiny)
             return _stored(_positive(mean)), None
-        return _stored(_positive(matrix.abs().amax(1) / self.grid.high)), None
+        covering = _positive(matrix.abs().amax(1) / self.grid.high)
+        return _stored(_power_of_two(covering) if self.fit is Fit.POWER_OF_TWO else covering), None
 
     def _levels(
         self, matrix: Tensor, d: Tensor | None, scales: Tensor, zeros: Tensor | None, rate: Rate | None
@@ -291,6 +297,12 @@ class Uniform(Scheme):
             cost = (squared if d is None else squared * d) + rate.weight * bits
             best, least = torch.where(cost < least, float(level), best), torch.minimum(cost, least)
         return best
+
+
+def _power_of_two(values: Tensor) -> Tensor:
+    """The least power of two that is not smaller, of positive numbers."""
+    mantissa, exponent = torch.frexp(values)  # 1/2 ≤ mantissa < 1
+    return torch.ldexp(torch.ones_like(values), exponent - (mantissa == 0.5).to(exponent.dtype))
 
 
 def _stored(values: Tensor) -> Floats:

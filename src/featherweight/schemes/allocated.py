@@ -1,0 +1,90 @@
+"""Bits of a uniform grid for every tensor, under one budget for all of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import log2
+from typing import ClassVar
+
+from torch import Tensor
+
+from featherweight.core.code import Code
+from featherweight.core.errors import SchemeError, naming
+from featherweight.core.metric import EUCLIDEAN, Metric
+from featherweight.core.rate import Rate
+from featherweight.core.scheme import Promise, Scheme
+from featherweight.schemes.uniform import Fit, Uniform, UniformCode
+
+
+def equal_noise_bits(sizes: Mapping[str, int], mean: float, least: int = 2, most: int = 8) -> dict[str, float]:
+    """``min Σ 4^(−βᵢ)`` over bits ``least ≤ βᵢ ≤ most`` with ``Σ ρᵢ βᵢ = mean · Σ ρᵢ``, for tensors of ``ρᵢ`` entries.
+
+    A bit takes 6.02 dB off a tensor's noise relative to its signal, and these relative noises add up along a network:
+    ``1/γ = Σ 1/γᵢ``. Inside the bounds the minimum is ``βᵢ − βⱼ = ½ log₂ (ρⱼ / ρᵢ)``: large tensors get fewer bits
+    (Lin, Talathi and Annapureddy 2016, arXiv 1511.06393). Bounds are met by fixing, one after the other, the tensor
+    that is farthest outside.
+    """
+    if not least <= mean <= most:
+        raise SchemeError(f"a mean of {mean:g} bits is not in {least}..{most}")
+    fixed: dict[str, float] = {}
+    while len(fixed) < len(sizes):
+        free = {name: size for name, size in sizes.items() if name not in fixed}
+        left = mean * sum(sizes.values()) - sum(sizes[name] * bits for name, bits in fixed.items())
+        level = (left + sum(size * log2(size) / 2 for size in free.values())) / sum(free.values())
+        bits = {name: level - log2(size) / 2 for name, size in free.items()}
+        outside = max(bits, key=lambda name: max(bits[name] - most, least - bits[name]))
+        if least <= bits[outside] <= most:
+            return {name: (fixed | bits)[name] for name in sizes}
+        fixed[outside] = float(most if bits[outside] > most else least)
+    return fixed
+
+
+def whole_bits(bits: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Bits rounded down, and those with the largest remainders up while the sum over all entries allows it."""
+    budget = sum(sizes[name] * each for name, each in bits.items()) + 1e-6
+    whole = {name: int(each + 1e-9) for name, each in bits.items()}
+    for name in sorted(bits, key=lambda name: whole[name] - bits[name]):
+        used = sum(sizes[each] * count for each, count in whole.items())
+        if bits[name] - whole[name] > 1e-6 and used + sizes[name] <= budget:
+            whole[name] += 1
+    return whole
+
+
+@dataclass(frozen=True)
+class EqualNoise(Scheme):
+    """A uniform code for every tensor, with bits by :func:`equal_noise_bits` and a mean of at most ``mean`` an entry.
+
+    ``uniform`` says all else of the codes. A tensor by itself gets the mean, rounded down.
+    """
+
+    mean: float
+    uniform: Uniform = Uniform(fit=Fit.SEARCH)
+    least: int = 2
+    promise: ClassVar[Promise] = Promise.RULE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.mean <= 8:
+            raise SchemeError(f"a mean of {self.mean:g} bits is not in {self.least}..8; wider codes are floats (Float)")
+
+    def project(
+        self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
+    ) -> Code:
+        bits = warm.bits if isinstance(warm, UniformCode) else int(self.mean)
+        return replace(self.uniform, bits=bits).project(w, metric, warm=warm, rate=rate)
+
+    def project_all(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], warm: Mapping[str, Code] | None = None
+    ) -> dict[str, Code]:
+        if warm:
+            return super().project_all(weights, metrics, warm)
+        sizes = {name: max(w.numel(), 1) for name, w in weights.items()}
+        bits = whole_bits(equal_noise_bits(sizes, self.mean, self.least), sizes)
+        codes: dict[str, Code] = {}
+        for name, w in weights.items():
+            with naming(name):
+                codes[name] = replace(self.uniform, bits=bits[name]).project(w, metrics[name])
+        return codes
+
+    def through(self, w: Tensor, code: Code) -> Tensor:
+        if not isinstance(code, UniformCode):
+            raise SchemeError(f"a uniform scheme learns behind a uniform code, not {type(code).__name__}")
+        return replace(self.uniform, bits=code.bits).through(w, code)
