@@ -141,15 +141,18 @@ PEERS: dict[str, Callable[[nn.Module, list[Tensor]], nn.Module]] = {"torchao": t
 
 
 def touched(before: nn.Module, after: nn.Module) -> int:
-    """Convolutions and linear layers whose class or weight's class is another one, or that have submodules or hooks."""
+    """Convolutions and linear layers whose class, or that of their weight, is another, or that have more state than before.
+
+    State that a tool keeps elsewhere counts where its name holds the layer's.
+    """
     theirs = dict(after.named_modules())
+    new = [key.replace("/", ".").replace(":", ".") for key in after.state_dict().keys() - before.state_dict().keys()]
     changed = 0
     for name, layer in before.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             other = theirs.get(name)
             same = other is not None and type(other) is type(layer) and type(other.weight) is type(layer.weight)
-            same = same and len(list(other.modules())) == 1 and len(other._forward_pre_hooks) == 0  # type: ignore[union-attr]
-            changed += not same
+            changed += not same or any(f"{name}." in key for key in new)
     return changed
 
 

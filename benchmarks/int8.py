@@ -66,10 +66,10 @@ def by_onnxruntime(float_path: Path, path: Path, calibration: list[list[np.ndarr
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(rows, None)
 
-    prepared = path.with_suffix(".prepared.onnx")
-    quant_pre_process(str(float_path), str(prepared))
     # Other operators of transformers cost accuracy and gain nothing: the rival gets its best setting.
     operators = ["MatMul", "Gemm"] if names != ["images"] else None
+    prepared = path.with_suffix(".prepared.onnx")
+    quant_pre_process(str(float_path), str(prepared), skip_symbolic_shape=operators is not None)
     quantize_static(
         str(prepared),
         str(path),

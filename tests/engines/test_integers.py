@@ -317,3 +317,47 @@ def test_a_result_exports_its_student(digits_model: nn.Module, tmp_path: Path) -
     assert result.export(tmp_path / "m.onnx").engine.name == "onnxruntime"
     assert result.export(str(tmp_path / "n.onnx"), ENGINES["openvino"]).engine.name == "openvino"
     assert (tmp_path / "m.onnx").read_bytes() == (tmp_path / "n.onnx").read_bytes()
+
+
+class Padded(nn.Module):
+    """Padding by hand on one side, before a convolution with padding of its own, between clipped rectifiers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+        self.third = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu6(self.first(x))
+        x = nn.functional.relu6(self.second(nn.functional.pad(x, (0, 1, 0, 2))))
+        maps: Tensor = self.third(x)
+        return maps
+
+
+def test_zeros_around_a_convolutions_input_become_its_padding(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = Padded().eval(), 20 * torch.randn(16, 3, 9, 9)
+    task = Task("padded", Padded, lambda: model, lambda: Example((x[:1],)), calibration=lambda: [x])
+    made = quantized(model, task, Calibrated())
+    export(made, Example((x[:1],)), tmp_path / "padded.onnx")
+    proto = onnx.load(str(tmp_path / "padded.onnx"))
+    assert not [node for node in proto.graph.node if node.op_type == "Pad"]
+    pads = [list(each.ints) for node in proto.graph.node for each in node.attribute if each.name == "pads"]
+    assert [1, 1, 3, 2] in pads
+    assert optimized(tmp_path / "padded.onnx")["QLinearConv"] == 3 and not optimized(tmp_path / "padded.onnx")["Clip"]
+    for engine in ("onnxruntime", "openvino"):
+        found = parity([simulated(made, x)], [outputs(engine, tmp_path / "padded.onnx", x)])
+        assert found.snr > 35, engine
+
+
+def test_a_rectifiers_output_is_unsigned_where_symmetric_levels_are_asked_for() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval(), torch.randn(64, 4)
+    task = Task("signs", lambda: model, lambda: model, lambda: Example((x[:1],)), calibration=lambda: [x])
+    made = quantized(model, task, Calibrated(symmetric=True))
+    lowest = {str(place): function.lowest for place, function in made.sites.items() if isinstance(function, Quantizer)}
+    assert sorted(lowest.values()) == [-128, 0]

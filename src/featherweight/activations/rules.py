@@ -15,7 +15,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SelectionError, naming
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import TapRule
-from featherweight.core.tap import Place, TapSite, watching
+from featherweight.core.tap import Operator, Place, TapSite, watching
 from featherweight.core.task import Task, call, evaluating, moved
 from featherweight.graph.sites import WEIGHTED, Activation, find_activations, seen_alike
 from featherweight.graph.trace import trace
@@ -134,11 +134,14 @@ class Calibrated(TapRule):
         with evaluating(student), watching(student.base, note, list(groups)):
             for batch in islice(task.calibration_data(), self.batches):
                 call(student, moved(batch, student.device))
+        # A grid that goes past what a clipped rectifier gives is of no use, and keeps engines from dropping the clip.
+        clipped = {_group(each) for each in found if all(p.call.operator is Operator.RELU6 for p in each.places[:1])}
         ranges = {}
         for group, watch in watches.items():
+            seen = watch.statistics
             with naming(f"the activation at {group}"):
-                seen = watch.range(self.bits, self.symmetric)
-            ranges[group] = (seen.low, seen.high)
+                fit = watch.range(self.bits, self.symmetric and seen.low < 0)
+            ranges[group] = (fit.low, min(fit.high, seen.high) if group in clipped and seen.high > 0 else fit.high)
         return ranges
 
 

@@ -109,6 +109,9 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
         if node.op_type == "Transpose":
             graph.transpose(node)
     for node in list(model.graph.node):
+        if node.op_type == "Conv":
+            graph.pad_within(node)
+    for node in list(model.graph.node):
         if node.op_type in ("Conv", "Gemm"):
             graph.quantize_bias(node)
         if node.op_type in ("MatMul", "Gemm"):
@@ -207,6 +210,33 @@ class Graph:
         settings["axis"] = 1 - settings.get("axis", 1)
         node.attribute.extend(_attributes(settings))
 
+    def pad_within(self, node: "onnx.NodeProto") -> None:
+        """Zeros put around the quantized input of a convolution become its own padding: zero is a level, exactly."""
+        dequantize = self.dequantizer(node.input[0])
+        quantize = None if dequantize is None else self.makers.get(dequantize.input[0])
+        pad = None if quantize is None else self.makers.get(quantize.input[0])
+        if dequantize is None or quantize is None or pad is None or pad.op_type != "Pad":
+            return
+        chain = (pad.output[0], quantize.output[0], dequantize.output[0])
+        if any(sum(list(other.input).count(name) for other in self.graph.node) != 1 for name in chain):
+            return
+        amounts = self.constant(pad.input[1])
+        value = self.constant(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(())
+        modes = [each.s for each in pad.attribute if each.name == "mode"]
+        attributes = {each.name: each for each in node.attribute}
+        if amounts is None or value is None or np.any(value) or modes not in ([], [b"constant"]) or len(pad.input) > 3:
+            return
+        halves = amounts.reshape(2, -1)
+        automatic = attributes.get("auto_pad")
+        if halves[:, :2].any() or (amounts < 0).any() or (automatic is not None and automatic.s != b"NOTSET"):
+            return
+        own = list(attributes["pads"].ints) if "pads" in attributes else [0] * (2 * (halves.shape[1] - 2))
+        total = [int(a + b) for a, b in zip(own, halves[:, 2:].reshape(-1), strict=True)]
+        kept = [each for each in node.attribute if each.name != "pads"]
+        del node.attribute[:]
+        node.attribute.extend([*kept, _ints("pads", total)])
+        quantize.input[0] = pad.input[0]
+
     def quantize_bias(self, node: "onnx.NodeProto") -> None:
         """A bias becomes int32 in units of input scale times weight scale (Jacob et al. 2017, 1712.05877)."""
         x, w = self.quantizer(node.input[0]), self.dequantizer(node.input[1])
@@ -290,6 +320,12 @@ def _plain(node: "onnx.NodeProto") -> "onnx.NodeProto":
     del node.metadata_props[:]
     node.doc_string = ""
     return node
+
+
+def _ints(name: str, values: list[int]) -> "onnx.AttributeProto":
+    import onnx
+
+    return onnx.helper.make_attribute(name, values)
 
 
 def _attributes(settings: Mapping[str, int]) -> Iterator["onnx.AttributeProto"]:
