@@ -13,7 +13,8 @@ from featherweight.activations.analytical import Analytical, Density
 from featherweight.activations.entropy import Entropy
 from featherweight.activations.least_squares import LeastSquares
 from featherweight.activations.observers import Histogram, Range
-from featherweight.activations.ranges import MinMax, MovingAverage, Observer, Percentile, levels
+from featherweight.activations.quantizers import Quantizer
+from featherweight.activations.ranges import MinMax, MovingAverage, Observer, Percentile, PowerOfTwo, levels
 from featherweight.core.errors import DataError, SchemeError
 
 ORDERLESS: list[Observer[Any]] = [
@@ -191,3 +192,21 @@ def test_one_histogram_serves_all() -> None:
 def test_settings_out_of_range(wrong: Any) -> None:
     with pytest.raises(SchemeError):
         wrong()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("values", [[0.3, 1.7], [-5.0, 3.0], [-4.0], [0.0], [127.0, -128.0], [1e-38], [127.01]])
+def test_a_power_of_two_is_the_least_whose_range_holds_all(bits: int, values: list[float]) -> None:
+    watch = PowerOfTwo().start()
+    watch.add(torch.tensor(values, dtype=torch.float64))
+    found = watch.range(bits)
+    half = 2 ** (bits - 1)
+    step = -found.low / half
+    assert math.frexp(step)[0] == 0.5 and found.high == (half - 1) * step
+    if bits == 1:
+        return  # one bit holds nothing above zero
+    assert found.low <= min(values) and max(values) <= found.high
+    if max(map(abs, values)) > 1e-20:
+        assert -half * step / 2 > min(values) or (half - 1) * step / 2 < max(values)
+    quantizer = Quantizer.covering(found.low, found.high, bits)
+    assert quantizer.scale.item() == step and quantizer.symmetric

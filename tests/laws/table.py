@@ -9,6 +9,7 @@ from torch import Tensor
 
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
+from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
@@ -81,6 +82,8 @@ def full_range(scheme: Uniform) -> Start_:
         else:
             scale = matrix.abs().amax(1, keepdim=True) / grid.high
             scale[scale == 0] = 1
+            if scheme.fit is Fit.POWER_OF_TWO:
+                scale = 2.0 ** torch.log2(scale).ceil()
             decoded = (matrix / scale).round() * scale
         return unblocked(decoded, tuple(w.shape), scheme.granularity)
 
@@ -139,6 +142,8 @@ TABLE: dict[str, Entry] = {
     "int4 a group": uniform(Uniform(4, True, PerGroup(4)), divides=4),
     "int3 searched": uniform(Uniform(3, True, PerTensor(), Fit.SEARCH)),
     "int4 searched a channel": uniform(Uniform(4, True, PerChannel(), Fit.SEARCH), min_dims=1),
+    "int4 fixed point a channel": uniform(Uniform(4, True, PerChannel(), Fit.POWER_OF_TWO), min_dims=1),
+    "equal noise": Entry(EqualNoise(4.5, Uniform())),
     "int2": uniform(Uniform(2)),
     "odd int2": uniform(Uniform(2, odd=True), underflow=1e-30),
     "odd int3 searched a channel": uniform(

@@ -1,11 +1,20 @@
 """Every paper: its recipe plans on its own tasks, its card says what it claims, and small ones run."""
 
 import pytest
+import torch
+from torch import nn
 
-from featherweight.core.errors import SelectionError
+from featherweight.activations.ranges import MinMax
+from featherweight.core.errors import BudgetError, SelectionError
 from featherweight.core.plan import plan
-from featherweight.papers import PAPERS, find
+from featherweight.core.task import measure
+from featherweight.papers import PAPERS, find, lin_fixed_point_sqnr, mxnet_quantization, ristretto
+from featherweight.run import run
+from featherweight.schemes.uniform import UniformCode
+from featherweight.search.budget import nearness
+from featherweight.search.precision import post_training
 from featherweight.tasks import BUILT_IN
+from featherweight.tasks import find as task
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -26,6 +35,49 @@ def test_claims_say_where_they_were_read(name: str) -> None:
     paper = find(name)
     assert paper.claims and paper.deviations
     assert all(claim.checked for claim in paper.claims)
+
+
+def test_calibration_of_mxnet_with_a_layer_left_out(digits_model: nn.Module) -> None:
+    digits, before = task("digits"), {}
+    for name, observer in (("entropy", None), ("naive", MinMax())):
+        recipe = mxnet_quantization.recipe(observer=observer, exclude=("conv1.*",))
+        student, _ = run(digits_model, digits, recipe)
+        assert "conv1.weight" not in student.codes and student.codes["conv2.weight"].bits == 8
+        assert {tap.bits for tap in student.sites.values()} == {8}  # type: ignore[attr-defined]
+        assert measure(student, digits.selection(), digits.quality) > 97  # type: ignore[misc]
+        before[name] = {str(place): float(tap.scale) for place, tap in student.sites.items()}  # type: ignore[attr-defined]
+    assert before["entropy"].keys() == before["naive"].keys()
+    assert all(scale <= before["naive"][place] * 1.001 for place, scale in before["entropy"].items())
+    assert before["entropy"] != before["naive"]
+
+
+def test_dynamic_fixed_point_has_shifts_for_scales(digits_model: nn.Module) -> None:
+    student, _ = run(digits_model, task("digits"), ristretto.recipe("digits"))
+    codes = {name: code for name, code in student.codes.items() if isinstance(code, UniformCode)}
+    assert [code.bits for code in codes.values()] == [4, 4, 4, 3, 3]
+    scales = [code.scales.decode() for code in codes.values()]
+    scales += [tap.scale.detach() for tap in student.sites.values()]  # type: ignore[attr-defined, union-attr]
+    for scale in scales:
+        assert torch.equal(torch.log2(scale), torch.log2(scale).round())
+
+
+def test_bit_widths_are_those_of_each_group_alone(digits_model: nn.Module) -> None:
+    assert ristretto.bit_widths(digits_model, task("digits"), 0.5) == ristretto.BITS["digits"]
+    with pytest.raises(BudgetError, match="even 8 bits"):
+        ristretto.bit_widths(digits_model, task("digits"), -1.0)
+
+
+def test_closed_form_bits_beat_equal_ones_of_the_same_size(digits_model: nn.Module) -> None:
+    errors = []
+    for recipe in (
+        lin_fixed_point_sqnr.recipe(mean=3.0),
+        post_training(3, 8, per_channel=False, sweep=False, correct=False),
+    ):
+        student, _ = run(digits_model, task("digits"), recipe)
+        errors.append(100 - nearness(student, digits_model, task("digits")))
+        bits = sum(code.bits * code.levels.numel() for code in student.codes.values() if isinstance(code, UniformCode))
+        assert bits <= 3.0 * sum(p.numel() for p in digits_model.parameters() if p.ndim > 1)
+    assert errors[0] < errors[1]
 
 
 def test_an_unknown_paper() -> None:
