@@ -141,7 +141,7 @@ PEERS: dict[str, Callable[[nn.Module, list[Tensor]], nn.Module]] = {"torchao": t
 
 
 def touched(before: nn.Module, after: nn.Module) -> int:
-    """Convolutions and linear layers whose class, or that of their weight, is another, or that have more state than before.
+    """Convolutions and linear layers whose class, or whose weight's, is another, or that have more state than before.
 
     State that a tool keeps elsewhere counts where its name holds the layer's.
     """

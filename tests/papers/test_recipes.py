@@ -22,9 +22,9 @@ def test_recipes_plan_on_their_tasks(name: str) -> None:
     paper = find(name)
     assert paper.name == name
     assert paper.tasks and set(paper.tasks) <= set(BUILT_IN)
-    for task in paper.tasks:
-        recipe = paper.recipe(task)
-        planned = plan(BUILT_IN[task]().architecture(), recipe)
+    for task_name in paper.tasks:
+        recipe = paper.recipe(task_name)
+        planned = plan(BUILT_IN[task_name]().architecture(), recipe)
         assert recipe.name == name
         assert recipe.reference == paper.reference
         assert str(planned)
