@@ -36,7 +36,6 @@ TASKS = (
 ENGINES = ("onnxruntime", "openvino")
 
 
-@torch.no_grad()
 def rows(task: Task, samples: int, folder: Path) -> list[dict[str, Any]]:
     assert task.evaluation is not None
     parent = task.model()
@@ -49,7 +48,8 @@ def rows(task: Task, samples: int, folder: Path) -> list[dict[str, Any]]:
             break
     found = []
     for label, model in (("float", Compressed(parent).eval()), ("int8", student)):
-        reference = [[call(model, batch).numpy()] for batch in batches]
+        with torch.no_grad():
+            reference = [[call(model, batch).numpy()] for batch in batches]
         export(model, task.example(), folder / f"{label}.onnx", engine("onnxruntime"))
         for name in ENGINES:
             runner = engine(name).open(folder / f"{label}.onnx", Settings(threads=2))
