@@ -14,7 +14,7 @@ from featherweight.schemes.uniform import UniformCode
 from featherweight.search.budget import nearness
 from featherweight.search.precision import post_training
 from featherweight.tasks import BUILT_IN
-from featherweight.tasks import find as task
+from featherweight.tasks import find as find_task
 
 
 @pytest.mark.parametrize("name", PAPERS)
@@ -38,7 +38,7 @@ def test_claims_say_where_they_were_read(name: str) -> None:
 
 
 def test_calibration_of_mxnet_with_a_layer_left_out(digits_model: nn.Module) -> None:
-    digits, before = task("digits"), {}
+    digits, before = find_task("digits"), {}
     for name, observer in (("entropy", None), ("naive", MinMax())):
         recipe = mxnet_quantization.recipe(observer=observer, exclude=("conv1.*",))
         student, _ = run(digits_model, digits, recipe)
@@ -52,7 +52,7 @@ def test_calibration_of_mxnet_with_a_layer_left_out(digits_model: nn.Module) -> 
 
 
 def test_dynamic_fixed_point_has_shifts_for_scales(digits_model: nn.Module) -> None:
-    student, _ = run(digits_model, task("digits"), ristretto.recipe("digits"))
+    student, _ = run(digits_model, find_task("digits"), ristretto.recipe("digits"))
     codes = {name: code for name, code in student.codes.items() if isinstance(code, UniformCode)}
     assert [code.bits for code in codes.values()] == [4, 4, 4, 3, 3]
     scales = [code.scales.decode() for code in codes.values()]
@@ -62,9 +62,9 @@ def test_dynamic_fixed_point_has_shifts_for_scales(digits_model: nn.Module) -> N
 
 
 def test_bit_widths_are_those_of_each_group_alone(digits_model: nn.Module) -> None:
-    assert ristretto.bit_widths(digits_model, task("digits"), 0.5) == ristretto.BITS["digits"]
+    assert ristretto.bit_widths(digits_model, find_task("digits"), 0.5) == ristretto.BITS["digits"]
     with pytest.raises(BudgetError, match="even 8 bits"):
-        ristretto.bit_widths(digits_model, task("digits"), -1.0)
+        ristretto.bit_widths(digits_model, find_task("digits"), -1.0)
 
 
 def test_closed_form_bits_beat_equal_ones_of_the_same_size(digits_model: nn.Module) -> None:
@@ -73,8 +73,8 @@ def test_closed_form_bits_beat_equal_ones_of_the_same_size(digits_model: nn.Modu
         lin_fixed_point_sqnr.recipe(mean=3.0),
         post_training(3, 8, per_channel=False, sweep=False, correct=False),
     ):
-        student, _ = run(digits_model, task("digits"), recipe)
-        errors.append(100 - nearness(student, digits_model, task("digits")))
+        student, _ = run(digits_model, find_task("digits"), recipe)
+        errors.append(100 - nearness(student, digits_model, find_task("digits")))
         bits = sum(code.bits * code.levels.numel() for code in student.codes.values() if isinstance(code, UniformCode))
         assert bits <= 3.0 * sum(p.numel() for p in digits_model.parameters() if p.ndim > 1)
     assert errors[0] < errors[1]

@@ -20,22 +20,23 @@ def equal_noise_bits(sizes: Mapping[str, int], mean: float, least: int = 2, most
 
     A bit takes 6.02 dB off a tensor's noise relative to its signal, and these relative noises add up along a network:
     ``1/γ = Σ 1/γᵢ``. Inside the bounds the minimum is ``βᵢ − βⱼ = ½ log₂ (ρⱼ / ρᵢ)``: large tensors get fewer bits
-    (Lin, Talathi and Annapureddy 2016, arXiv 1511.06393). Bounds are met by fixing, one after the other, the tensor
-    that is farthest outside.
+    (Lin, Talathi and Annapureddy 2016, arXiv 1511.06393). With bounds it is ``βᵢ = clamp(c − ½ log₂ ρᵢ)`` for the ``c``
+    that meets the sum, which grows with ``c``: it is bisected.
     """
     if not least <= mean <= most:
         raise SchemeError(f"a mean of {mean:g} bits is not in {least}..{most}")
-    fixed: dict[str, float] = {}
-    while len(fixed) < len(sizes):
-        free = {name: size for name, size in sizes.items() if name not in fixed}
-        left = mean * sum(sizes.values()) - sum(sizes[name] * bits for name, bits in fixed.items())
-        level = (left + sum(size * log2(size) / 2 for size in free.values())) / sum(free.values())
-        bits = {name: level - log2(size) / 2 for name, size in free.items()}
-        outside = max(bits, key=lambda name: max(bits[name] - most, least - bits[name]))
-        if least <= bits[outside] <= most:
-            return {name: (fixed | bits)[name] for name in sizes}
-        fixed[outside] = float(most if bits[outside] > most else least)
-    return fixed
+    halves = {name: log2(size) / 2 for name, size in sizes.items()}
+
+    def bits(level: float) -> dict[str, float]:
+        return {name: min(max(level - half, least), most) for name, half in halves.items()}
+
+    budget = mean * sum(sizes.values())
+    low, high = float(least), most + max(halves.values(), default=0.0)
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = sum(sizes[name] * each for name, each in bits(middle).items()) <= budget
+        low, high = (middle, high) if fits else (low, middle)
+    return bits(low)
 
 
 def whole_bits(bits: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
