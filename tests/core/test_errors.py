@@ -20,7 +20,7 @@ from featherweight.core.errors import (
     TaskError,
 )
 from featherweight.core.stage import Cubic, TapRule
-from featherweight.core.tap import Call, Function, Operator, Place, TapSite
+from featherweight.core.tap import Call, Operator, Place, StoredFunction, TapSite
 from featherweight.metrics.diagonal import Curvature, Fisher
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
@@ -280,7 +280,7 @@ def test_a_file_of_another_model(tmp_path: Path) -> None:
         fw.load(tmp_path / "model.fwt", made("batch norm")[0])
 
 
-class Own(Function):
+class Own(StoredFunction):
     """A function that files do not know."""
 
     identifier = "own"
