@@ -108,11 +108,12 @@ def timing(label: str, rounds: tuple[float, ...]) -> Timing:
     )
 
 
-def comparison(name: str = "small") -> Comparison:
+def comparison(name: str = "small", rounds: int = 9) -> Comparison:
     machine = Machine("A processor", 2, 8 * 10**9, "An <os>", "3.11", "2.13")
     labels = [label("pytorch", side) for side in Side]
-    timings = (timing(labels[0], (3.0, 3.3, 2.7)), timing(labels[1], (1.5, 1.5, 1.5)))
-    found = Measurement(labels[0], 1, timings, (0.5,), False, Plan(rounds=3), machine)
+    slow = tuple((3.0, 3.3, 2.7)[i % 3] for i in range(rounds))
+    timings = (timing(labels[0], slow), timing(labels[1], (1.5,) * rounds))
+    found = Measurement(labels[0], 1, timings, (0.5,), False, Plan(rounds=rounds), machine)
     alike = dict.fromkeys(labels, Parity(0.0, float("inf"), 1.0, 64))
     return Comparison(name, ("pytorch",), Precision.FLOAT32, "evaluation", (Setting(1, 1, found, alike),), ())
 
@@ -171,6 +172,7 @@ def test_speed_is_shown_only_where_it_was_measured(report: Report) -> None:
     (row,) = seen(page(report)).tables["Latency before and after"][1:]
     assert row[:6] == ["pytorch 1.2", "1", "1", "3 / 6", "1.5 / 3", "2.00× (1.80 to 2.20)"]
     assert range_of_speed(report.comparisons) == ("2.00×", "as fast, 95 % interval 1.80 to 2.20")
+    assert 'class="better"' in page(report)
     without = page(replace(report, comparisons=()))
     found = seen(without)
     assert "Latency before and after" not in found.tables and "×" not in "".join(
@@ -178,6 +180,34 @@ def test_speed_is_shown_only_where_it_was_measured(report: Report) -> None:
     )
     assert "featherweight measure model.fwt --save measurement.json" in found.text
     assert range_of_speed(()) is None
+
+
+def test_too_few_rounds_are_no_interval(report: Report) -> None:
+    """Of fewer than six rounds, no interval is said to cover 95 %, and none is coloured as a gain."""
+    few = replace(report, comparisons=(comparison(rounds=5),))
+    found = seen(page(few))
+    text = " ".join(" ".join(found.text).split())
+    assert "5 rounds are too few for an interval of 95 %" in text and "(95 %)" not in text
+    assert "as fast, rounds too few for a 95 % interval spread from 1.80 to 2.20" in text
+    assert 'class="better"' not in page(few)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (0.0, "0 %"), (float("nan"), "not a number"), (3.5612, "356 %"), (0.99951, "100 %"), (0.78123, "78.1 %"),
+        (12.3456, "1,235 %"), (1e-7, "1.00e-05 %"),
+    ],
+)  # fmt: skip
+def test_errors_in_words(error: float, told: str) -> None:
+    assert figures.relative(error) == told
+
+
+def test_long_times_and_equal_outputs_are_readable(report: Report) -> None:
+    found = seen(page(report)).tables["Exports before and after"][1]
+    assert found[5] == "identical, 100.0 % same class → identical, 100.0 % same class"
+    assert (figures.milliseconds(1234.5), figures.milliseconds(999.6)) == ("1,234", "1,000")
+    assert figures.sentence("left to LayerNorm") == "Left to LayerNorm" and figures.sentence("") == ""
 
 
 def test_text_of_others_is_text(report: Report) -> None:

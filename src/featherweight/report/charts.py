@@ -50,12 +50,15 @@ class Axis:
         return WIDTH * min(1.0, max(0.0, share))
 
 
-def interval(low: float, middle: float, high: float, axis: Axis, height: float = 14.0) -> Markup:
-    """A ratio with its interval, beside the line of 1: no change."""
+def interval(low: float, middle: float, high: float, axis: Axis, height: float = 14.0, *, sure: bool = True) -> Markup:
+    """A ratio with its interval, beside the line of 1: no change.
+
+    Colours of better and worse are for intervals beside 1 that are ``sure``, those of a stated coverage.
+    """
     if not all(isfinite(value) and value > 0 for value in (low, middle, high)):
         return _svg("interval", height, "")
     one, start, mid, end = (axis.at(value) for value in (1.0, low, middle, high))
-    kind = "better" if low > 1 else "worse" if high < 1 else "level"
+    kind = "better" if sure and low > 1 else "worse" if sure and high < 1 else "level"
     half = height / 2
     drawn = (
         f'<line class="one" x1="{one:.3f}" x2="{one:.3f}" y1="0" y2="{height:g}"/>'

@@ -37,7 +37,20 @@ def short_size(count: int) -> str:
 
 def relative(error: float) -> str:
     """A relative error in per cent, to three figures: errors of narrow floats are small, and not nothing."""
-    return "not a number" if isnan(error) else "0 %" if error == 0 else f"{100 * error:#.3g} %"
+    if isnan(error):
+        return "not a number"
+    percent = 100 * error
+    return "0 %" if percent == 0 else f"{percent:,.0f} %" if percent >= 99.95 else f"{percent:#.3g} %"
+
+
+def milliseconds(value: float) -> str:
+    """Three digits are more than a machine repeats."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def sentence(text: str) -> str:
+    """The text with a capital first letter; all others stay as they are, names of classes among them."""
+    return text[:1].upper() + text[1:]
 
 
 def p_value(value: float) -> str:

@@ -49,14 +49,12 @@ def _timing(measurement: Measurement, engine: str, side: Side) -> Timing | None:
 
 def _times(setting: Setting, engine: str) -> list[str]:
     sides = [_timing(setting.measurement, engine, side) for side in Side]
-    times = [ABSENT if each is None else f"{_ms(each.p50)} / {_ms(each.p95)}" for each in sides]
+    times = [
+        ABSENT if each is None else f"{figures.milliseconds(each.p50)} / {figures.milliseconds(each.p95)}"
+        for each in sides
+    ]
     load = max(load for each in sides if each is not None for load in each.loads)
     return [*_key(setting, engine), *times, _ratio(next(setting.rows([engine]), None)), f"{load:.2f}"]
-
-
-def _ms(value: float) -> str:
-    """Three digits are more than a machine repeats."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def _ratio(row: Row | None) -> str:
@@ -87,7 +85,12 @@ def _parity(found: Parity | None) -> str:
     if found is None:
         return ABSENT
     same = "" if found.agreement is None else f", {figures.share(found.agreement)} of {found.samples:,} agree"
-    return f"{f'{found.snr:.1f} dB' if found.largest else 'identical'}{same}"
+    return f"{nearness(found)}{same}"
+
+
+def nearness(found: Parity) -> str:
+    """Signal to noise where there is noise."""
+    return f"{found.snr:.1f} dB" if found.largest else "identical"
 
 
 def _inputs(source: str) -> str:

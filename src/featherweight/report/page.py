@@ -16,6 +16,7 @@ from featherweight.engines.measurement import Timing
 from featherweight.engines.parity import Parity
 from featherweight.report import charts, figures
 from featherweight.report.layers import Activation
+from featherweight.report.measured import ENOUGH, nearness
 from featherweight.report.report import Report
 
 MOST_ROWS = 150
@@ -164,12 +165,13 @@ class SpeedRow:
 
 @dataclass(frozen=True)
 class Speeds:
-    """One measurement file."""
+    """One measurement file. ``few``: its rounds, where they are too few for an interval of 95 %."""
 
     rows: tuple[SpeedRow, ...]
     machine: tuple[str, ...]
     inputs: str
     disturbed: bool
+    few: int | None
     failures: tuple[str, ...]
 
 
@@ -182,8 +184,15 @@ def speeds(found: Comparison) -> Speeds:
         machine=tuple(dict.fromkeys(_machines(found))),
         inputs=f"{where}; float operations in {found.precision.value}",
         disturbed=any(each.measurement.disturbed for each in found.settings),
+        few=_few(found),
         failures=tuple(map(_failure, found.failures)),
     )
+
+
+def _few(found: Comparison) -> int | None:
+    """The rounds of the measurement with the fewest, where these give no interval of 95 %."""
+    least = min((each.measurement.plan.rounds for each in found.settings), default=ENOUGH)
+    return least if least < ENOUGH else None
 
 
 def _failure(found: Failure) -> str:
@@ -214,7 +223,7 @@ def _speed(row: Row, axis: charts.Axis) -> SpeedRow:
         before=_latency(before),
         after=_latency(after),
         ratio=f"{ratio.median:.2f}× ({ratio.low:.2f} to {ratio.high:.2f})",
-        chart=charts.interval(ratio.low, ratio.median, ratio.high, axis),
+        chart=charts.interval(ratio.low, ratio.median, ratio.high, axis, sure=found.plan.rounds >= ENOUGH),
         bytes=f"{before.bytes:,} → {after.bytes:,}",
         memory=f"{before.memory.model / 1e6:.1f} → {after.memory.model / 1e6:.1f}",
         parity=f"{_parity(row.parity[Side.FLOAT])} → {_parity(row.parity[Side.COMPRESSED])}",
@@ -223,21 +232,23 @@ def _speed(row: Row, axis: charts.Axis) -> SpeedRow:
 
 
 def _latency(timing: Timing) -> str:
-    return f"{timing.p50:.3g} / {timing.p95:.3g}"
+    return f"{figures.milliseconds(timing.p50)} / {figures.milliseconds(timing.p95)}"
 
 
 def _parity(found: Parity) -> str:
     agreement = "" if found.agreement is None else f", {100 * found.agreement:.1f} % same class"
-    return f"{found.snr:.0f} dB{agreement}"
+    return f"{nearness(found)}{agreement}"
 
 
 def range_of_speed(comparisons: Sequence[Comparison]) -> tuple[str, str] | None:
     """(slowest to fastest of all measured ratios, of how many) for the head of the page; none is picked out."""
-    ratios = [row.ratio for each in comparisons for row in each.rows]
+    rows = [row for each in comparisons for row in each.rows]
+    ratios = [row.ratio for row in rows]
     if not ratios:
         return None
     if len(ratios) == 1:
-        only = ratios[0]
-        return f"{only.median:.2f}×", f"as fast, 95 % interval {only.low:.2f} to {only.high:.2f}"
+        only, rounds = ratios[0], rows[0].measurement.plan.rounds
+        what = "95 % interval" if rounds >= ENOUGH else "rounds too few for a 95 % interval spread from"
+        return f"{only.median:.2f}×", f"as fast, {what} {only.low:.2f} to {only.high:.2f}"
     low, high = min(each.median for each in ratios), max(each.median for each in ratios)
     return f"{low:.2f}× to {high:.2f}×", f"as fast, medians of {len(ratios)} settings of engine, batch and threads"
