@@ -23,7 +23,7 @@ from featherweight.engines.machine import Machine
 from featherweight.engines.measurement import Measurement, Plan, Timing
 from featherweight.engines.parity import Parity
 from featherweight.engines.process import Memory
-from featherweight.report import figures
+from featherweight.report import figures, short
 from featherweight.report.page import MOST_BYTES, page, range_of_speed, sizes
 from featherweight.report.report import Claim, Method, Report, of_file, of_result
 from featherweight.schemes.uniform import Uniform
@@ -271,6 +271,22 @@ def test_a_file_gives_the_page_of_its_result(report: Report) -> None:
         of_file("small.fwt", result.encode(), task(), comparisons=[comparison("other")])
 
 
+def test_another_parent_is_told() -> None:
+    """A file whose parent scored otherwise than the one here: pairs and errors would mislead."""
+    result = compress(task(), RECIPE)
+    assert result.claims is not None
+    for parent, other in ((result.claims.parent, False), (result.claims.parent - 1, False), (250.0, True)):
+        data = replace(result, claims=replace(result.claims, parent=parent, lost=300)).encode()
+        found = of_file("small.fwt", data, task())
+        assert found.claims is not None and found.claims.same_parent is not other and found.other_parent is other
+        text = page(found)
+        assert ("Another parent." in text, "The parent here is another" in text) == (other, other)
+        told = [line for line in short.report(found) if isinstance(line, str)]
+        assert (short.OTHER_PARENT in told) is other
+    bare = of_file("small.fwt", result.encode(), replace(task(), evaluation=None, chosen=None))
+    assert bare.claims is not None and bare.claims.same_parent is None and not bare.other_parent
+
+
 def test_what_was_not_measured_says_so(report: Report) -> None:
     bare = replace(task(), evaluation=None, chosen=None)
     found = of_file("small.fwt", compress(bare, RECIPE).encode(), bare)
@@ -312,14 +328,16 @@ def browse(tmp_path: Path) -> Callable[[str], tuple[str, str]]:
     return run
 
 
-def test_a_phone_does_not_scroll_sideways(report: Report, browse: Callable[[str], tuple[str, str]]) -> None:
+@pytest.mark.parametrize("width", [320, 375])
+def test_a_phone_does_not_scroll_sideways(report: Report, width: int, browse: Callable[[str], tuple[str, str]]) -> None:
+    """A frame as wide as a phone; the scroll bar may take 15 of its pixels."""
     name = "a_very_long_name_of_a_module." * 6
     wide = replace(report, name=name, errors={name: 0.5})
     for each in (report, wide):
-        frame = f'<iframe srcdoc="{escape(page(each))}" style="width:375px;height:800px;border:0"></iframe>'
+        frame = f'<iframe srcdoc="{escape(page(each))}" style="width:{width}px;height:800px;border:0"></iframe>'
         script = "onload = () => document.title = frames[0].document.documentElement.scrollWidth"
         dom, log = browse(f"<!DOCTYPE html><title></title>{frame}<script>{script}</script>")
-        assert "<title>375</title>" in dom or "<title>360</title>" in dom, dom[:200]
+        assert f"<title>{width}</title>" in dom or f"<title>{width - 15}</title>" in dom, dom[:200]
         assert "CONSOLE" not in log
     _, log = browse(page(report))
     assert "CONSOLE" not in log

@@ -26,6 +26,9 @@ from featherweight.result import Result, agree, compare, lines
 from featherweight.schemes.floats import Floats, Width
 from featherweight.search.budget import NAME as SEARCH
 
+NEAR = 1e-4
+"""The share of samples, or of a sum of scores, by which one network may differ between two machines."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -52,10 +55,15 @@ class Method:
 
 @dataclass(frozen=True)
 class FileClaims:
-    """What the file says of its quality, and whether it agrees with what was measured; ``None``: not measured."""
+    """What the file says of its quality, and whether it agrees with what was measured; ``None``: not measured.
+
+    ``same_parent``: whether the parent here scores as the file's did. Where it does not, it is another network, such as
+    a baseline that was trained anew: what is held against it, pairs and errors, is not what the compression did.
+    """
 
     standing: Standing
     agrees: bool | None
+    same_parent: bool | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,11 @@ class Report:
     def versions(self) -> dict[str, str]:
         """Of what this report was made with."""
         return {"featherweight": __version__, "torch": torch.__version__, "Python": platform.python_version()}
+
+    @property
+    def other_parent(self) -> bool:
+        """Whether the parent here is known not to be the one that the file was made from."""
+        return self.claims is not None and self.claims.same_parent is False
 
     @property
     def removed(self) -> dict[str, int]:
@@ -247,7 +260,13 @@ def _file_claims(said: Claims | None, found: Claims | None, task: Task) -> FileC
     if said is None or said.samples == 0:
         return None
     agrees = None if found is None else agree(said, found.total, found.samples, task)
-    return FileClaims(claimed(said, task.quality), agrees)
+    return FileClaims(claimed(said, task.quality), agrees, None if found is None else _same_parent(said, found, task))
+
+
+def _same_parent(said: Claims, found: Claims, task: Task) -> bool:
+    """Sums of the parent's scores may differ by near ties, which another machine may round the other way."""
+    tolerance = max(1.0, NEAR * found.samples) if task.quality.counts else NEAR * max(abs(said.parent), 1.0)
+    return said.samples == found.samples and abs(said.parent - found.parent) <= tolerance
 
 
 def _in_full(student: Compressed) -> dict[str, str]:

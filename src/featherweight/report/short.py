@@ -9,6 +9,11 @@ from featherweight.report import measured, terminal
 from featherweight.report.layers import Activation
 from featherweight.report.report import Report
 
+OTHER_PARENT = (
+    "warning: the parent here does not score as the one that the file was made from, so it is another network: quality "
+    "before, pairs and errors are held against the one here, and are not what the compression did"
+)
+
 
 def report(told: Report, most: int = 40) -> Iterator[RenderableType]:
     """The page in short."""
@@ -16,6 +21,8 @@ def report(told: Report, most: int = 40) -> Iterator[RenderableType]:
     if told.claims is not None:
         agrees = {None: "not held against a measurement", True: "agrees with it", False: "DOES NOT AGREE with it"}
         yield f"what the file claims {agrees[told.claims.agrees]}"
+    if told.other_parent:
+        yield OTHER_PARENT
     if "quality" in told.missing:
         yield f"because: {told.missing['quality']}; measure it with: {told.commands['measure its quality']}"
     if told.errors:
