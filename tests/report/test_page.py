@@ -15,7 +15,7 @@ from torch import nn
 
 from featherweight.compression import compress
 from featherweight.core.errors import FeatherweightError
-from featherweight.core.stage import Recipe, Reference, Stage
+from featherweight.core.stage import Claim, Recipe, Reference, Stage
 from featherweight.core.task import Example, Task
 from featherweight.engines.compare import Comparison, Setting, Side, label
 from featherweight.engines.engine import Precision, Settings
@@ -25,7 +25,7 @@ from featherweight.engines.parity import Parity
 from featherweight.engines.process import Memory
 from featherweight.report import figures, short
 from featherweight.report.page import MOST_BYTES, page, range_of_speed, sizes
-from featherweight.report.report import Claim, Method, Report, of_file, of_result
+from featherweight.report.report import Method, Report, of_file, of_result
 from featherweight.schemes.uniform import Uniform
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e{{ 7 * 7 }}"

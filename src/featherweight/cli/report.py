@@ -87,7 +87,7 @@ def method(data: bytes, path: str, task: "Task") -> "Method":
     """The paper of the file's recipe, if it is one, and the plan that was saved beside the file."""
     from featherweight.cli.opening import header_of
     from featherweight.papers import PAPERS
-    from featherweight.report.report import Claim, Method
+    from featherweight.report.report import Method
 
     beside = Path(path).with_suffix(".txt")
     plan = beside.read_text(encoding="utf-8", errors="replace").rstrip("\n") if beside.is_file() else None
@@ -95,5 +95,4 @@ def method(data: bytes, path: str, task: "Task") -> "Method":
     if name not in PAPERS:
         return Method(plan)
     paper = PAPERS[name]()
-    claims = tuple(Claim(each.testbed, each.statement, each.checked) for each in paper.claims)
-    return Method(plan, paper.reference, claims, paper.deviations, name)
+    return Method(plan, paper.reference, paper.claims, paper.deviations, name)

@@ -232,9 +232,8 @@ class Compressed(nn.Module):
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         edit.apply(self.base)
         self.edits += (edit,)
-        self._taps.functions = moved
         if self._watcher is not None:
-            self._watcher.watch(moved)
+            self._send(moved)
         found = list(parameters(self.base))
         self._names = {first: names for first, names, _ in found}
         self._trainable = {first: self._trainable.get(first, True) for first in self._names}

@@ -304,6 +304,15 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """One checkable result as the paper states it. ``checked`` says where the figure was read."""
+
+    testbed: str
+    statement: str
+    checked: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A list of stages with where it comes from. A paper is a recipe and adds no class.
 

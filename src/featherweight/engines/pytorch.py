@@ -51,16 +51,13 @@ class Eager(Engine):
 
 
 @dataclass(frozen=True)
-class Compiled(Engine):
-    """Operators fused by inductor, weights taken as constants. Compiles on the first run; needs a C++ compiler."""
+class Compiled(Eager):
+    """The same files, operators fused by inductor, weights taken as constants.
+
+    Compiles on the first run; needs a C++ compiler.
+    """
 
     name: ClassVar[str] = "pytorch-compiled"
-    suffix: ClassVar[str] = ".pt2"
-    extra: ClassVar[str | None] = None
-    capabilities: ClassVar[Capabilities] = CAPABILITIES
-
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
-        return _export(model, example, path)
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
@@ -68,9 +65,6 @@ class Compiled(Engine):
             loaded = _load(path).run_decompositions(DECOMPOSITIONS)  # our operators become ones that can be fused
             compiled = torch.compile(loaded.module(), options={"freezing": True})
         return _Runner(loaded, compiled, settings)
-
-    def version(self) -> str:
-        return torch.__version__
 
 
 def _quantized(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:

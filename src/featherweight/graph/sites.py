@@ -61,10 +61,6 @@ def find_activations(traced: Traced, weights: Callable[[str], bool], joins: bool
     by_source: dict[Node, list[Edge]] = {}
     for edge in edges:
         by_source.setdefault(edge.source, []).append(edge)
-    for node, call in traced.calls.items():  # a convolution with a float output would run in float
-        if call.operator is Operator.CONVOLVE and _weighted(traced, node, weights):
-            last = _behind(traced, node)
-            by_source.setdefault(last, [])
     shared = _concatenated(traced, by_source)
     found = []
     for source, its in by_source.items():
@@ -129,15 +125,6 @@ def _is_part(node: Node) -> bool:
     if node.target is aten.constant_pad_nd.default:
         return not (node.args[2] if len(node.args) > 2 else 0)
     return node.target in PARTS
-
-
-def _behind(traced: Traced, node: Node) -> Node:
-    """The last of a convolution and what engines fuse with it: a norm, and a rectifier behind that."""
-    for fused in ({Operator.NORMALIZE}, {Operator.RELU, Operator.RELU6}):
-        users = list(node.users)
-        if len(users) == 1 and (call := traced.calls.get(users[0])) is not None and call.operator in fused:
-            node = users[0]
-    return node
 
 
 def _places(traced: Traced, source: Node, edges: list[Edge], chosen: set[tuple[Node, int]]) -> tuple[Place, ...]:

@@ -3,16 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featherweight.core.stage import Recipe, Reference
+from featherweight.core.stage import Claim, Recipe, Reference
 
-
-@dataclass(frozen=True)
-class Claim:
-    """One checkable result as the paper states it. ``checked`` says where the figure was read."""
-
-    testbed: str
-    statement: str
-    checked: str
+__all__ = ["Claim", "Paper"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from featherweight import __version__, file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import DataError, FeatherweightError
 from featherweight.core.plan import plan
-from featherweight.core.stage import Reference
+from featherweight.core.stage import Claim, Reference
 from featherweight.core.task import Task
 from featherweight.costs.operations import Operations, operations
 from featherweight.engines.compare import Comparison
@@ -28,15 +28,6 @@ from featherweight.search.budget import NAME as SEARCH
 
 NEAR = 1e-4
 """The share of samples, or of a sum of scores, by which one network may differ between two machines."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper says it reached: not measured here."""
-
-    testbed: str
-    statement: str
-    checked: str
 
 
 @dataclass(frozen=True)
