@@ -58,16 +58,18 @@ def test_taps_and_folds(name: str) -> None:
         ["sign", [], [["conv", "convolve", 0, 0]]],
         ["uniform", [8, -100, 3 / 64], [["", "cat", 0, 0], ["", "cat", 0, 1], ["", "cat", 0, -1]]],
         ["uniform", [3, 0, 0.10000000149011612], [["head", "linear", 0, 0]]],
+        ["half-wave", [2, 0.5], [["head", "linear", 0, -1]]],
         ["uniform", [1, -1, 2.0**-140], [["", "relu", 2, -1]]],
     ]
     loaded, contents = file.load(bytes_of(name), architecture(name))
-    assert len(set(loaded.sites.values())) == 4 and isinstance(loaded.base.norm, nn.Identity)
+    assert len(set(loaded.sites.values())) == 5 and isinstance(loaded.base.norm, nn.Identity)
     assert bool(contents.slots) and bool(contents.header.slots) is (contents.header.number is None)
     x = torch.linspace(-3, 3, 20).reshape(1, 2, 10)
     maps = loaded.base.conv._conv_forward(x.sign(), loaded.weight("conv.weight"), loaded.base.conv.bias)
     maps = torch.cat([maps, maps.relu()], 2).div(3 / 64).round().clamp(-100, 155) * (3 / 64)
     pooled = maps.mean(2).div(0.1).round().clamp(0, 7) * 0.1
-    expected = pooled @ loaded.base.head.weight.T + loaded.base.head.bias
+    logits = pooled @ loaded.base.head.weight.T + loaded.base.head.bias
+    expected = torch.where(logits > 0, logits.div(0.5).round().clamp(1, 3) * 0.5, 0)
     torch.testing.assert_close(loaded(x), expected)
 
 

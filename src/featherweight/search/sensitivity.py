@@ -12,7 +12,7 @@ from featherweight.core.stage import Recipe
 from featherweight.core.task import Task
 from featherweight.result import encode
 from featherweight.run import Coverage, run
-from featherweight.search.budget import WIDEST, Tell, Trial, nearness, standing, unit
+from featherweight.search.budget import Tell, Trial, nearness, standing, unit, widest_claims
 from featherweight.training.loop import Watch
 
 
@@ -75,7 +75,7 @@ def fall_back(
 
     def attempt(tried: Recipe) -> Trial:
         student, coverage = run(model, task, tried, watch=watch)
-        size = len(encode(student, task, tried, WIDEST if task.evaluation is not None else None))
+        size = len(encode(student, task, tried, widest_claims(task)))
         trial = Trial(tried, student, coverage, size, before - standing(student, original, task))
         if tell is not None:
             tell(trial)
