@@ -62,7 +62,7 @@ MADE = {
     "resnet20-w8a8": ("cifar10-resnet20", lambda task: post_training(8, 8)),
     "resnet20-w4a8": ("cifar10-resnet20", lambda task: post_training(4, 8, exceptions=ENDS)),
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
-    "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=26)),
+    "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=50)),
 }
 
 
