@@ -72,7 +72,8 @@ class Checkpoint:
             student.edit(EDITS[name].from_json(value))
         position = Position(*record["position"])
         schemes = schemes_of(position)
-        codes = {name: _code(name, entry, tensors) for name, entry in record["codes"].items()}
+        shared = {**tensors, **{field: tensors[first] for field, first in record["shared"].items()}}
+        codes = {name: _code(name, entry, shared) for name, entry in record["codes"].items()}
         student.encode(codes, {name: schemes[name] for name in codes})
         if position.epochs:
             student.learn({name: Learn(value) for name, value in record["learning"].items()}, record["rest"])
@@ -105,14 +106,21 @@ def _tensor(value: Any) -> Tensor:
 def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {f"base/{name}": value for name, value in student.base.state_dict().items()}
     layouts = {}
+    fields: dict[int, str] = {}
+    shared: dict[str, str] = {}
     for name, code in student.codes.items():
         layouts[name] = [list(code.shape), str(code.dtype).removeprefix("torch."), _layout_record(code.layout())]
         tensors |= {f"stream/{name}/{stream.name}": stream.values for stream in code.streams()}
-        tensors |= {f"field/{name}/{path}": value for path, value in code.tensors(Role.DIRECT).items()}
+        for path, value in code.tensors(Role.DIRECT).items():
+            field = f"field/{name}/{path}"
+            tensors[field] = value
+            if fields.setdefault(id(value), field) != field:
+                shared[field] = fields[id(value)]
     tensors |= {f"tap/{name}": value for name, value in student.taps.state_dict().items()}
     coded = student.codes.keys()
     return {
         "codes": layouts,
+        "shared": shared,
         "learning": {name: mode.value for name, mode in student.learning.items()},
         "rest": any(p.requires_grad for name, p in student.base.named_parameters() if name not in coded),
         "edits": [[edit.identifier, edit.to_json()] for edit in student.edits],

@@ -167,7 +167,9 @@ def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mappin
     metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
     for scheme in dict.fromkeys(schemes.values()):
         weights = {name: sources[name] for name in schemes if schemes[name] == scheme}
-        codes = scheme.project_all(weights, metrics)
+        before = {name: student.codes[name].map(torch.detach) for name in weights if name in student.learning}
+        again = len(before) == len(weights)
+        codes = scheme.advance(weights, metrics, before) if again else scheme.project_all(weights, metrics)
         student.encode(codes, dict.fromkeys(codes, scheme))
     return sources
 

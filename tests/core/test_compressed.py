@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SelectionError
+from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Learn
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
-from featherweight.schemes.sparse import Fraction, Gradient, Sparse
+from featherweight.schemes.sparse import Fraction, Gradient, Scope, Sparse
 from featherweight.schemes.uniform import Uniform
 
 from .models import MODELS, Norm, Tied, made
@@ -400,3 +402,49 @@ def test_what_cannot_be_renewed() -> None:
     student.learn({"embed.weight": Learn.DIRECT})
     with pytest.raises(SelectionError, match="at rest"):
         student.renew("mix.bias", torch.zeros(4))
+
+
+def test_free_weights_start_at_their_code_and_end_on_it() -> None:
+    student = Compressed(nn.Linear(4, 4, bias=False))
+    scheme = Uniform(2)
+    dense = student.parameter("weight").detach().clone()
+    student.encode({"weight": scheme.project(dense)}, {"weight": scheme})
+    student.learn({"weight": Learn.FREE}, latents={"weight": dense})
+    assert torch.equal(student.weight("weight"), scheme.project(dense).decode())
+    moved = torch.randn(4, 4, generator=torch.Generator().manual_seed(1))
+    student.parameter("weight").data.copy_(moved)
+    assert torch.equal(student.weight("weight"), moved), "nothing stands between the weight and the model"
+    student.encode({"weight": scheme.project(student.source("weight"))}, {"weight": scheme})
+    assert torch.equal(student.weight("weight"), scheme.project(moved).decode()), "a projection distorts the weight"
+    student.parameter("weight").data.copy_(2 * moved)
+    student.settle()
+    assert torch.equal(student.parameter("weight"), scheme.project(2 * moved).decode())
+
+
+@pytest.mark.parametrize("mode", [Learn.DIRECT, Learn.MUTUAL])
+def test_codes_with_one_tensor_learn_one_parameter(mode: Learn) -> None:
+    student = Compressed(nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)))
+    first = Codebook(3).project(student.parameter("0.weight").detach())
+    second = replace(Codebook(3).project(student.parameter("1.weight").detach()), centroids=first.centroids)
+    student.encode({"0.weight": first, "1.weight": second}, dict.fromkeys(("0.weight", "1.weight"), Codebook(3)))
+    student.learn(dict.fromkeys(("0.weight", "1.weight"), mode))
+    fields, _ = student.learnable()
+    assert len(fields) == 1
+    fields[0].data += 1
+    student.settle()
+    one, two = (student.codes[name].parts()["centroids"].tensors()["values"] for name in ("0.weight", "1.weight"))
+    assert one is two, "and they go on as one"
+    torch.testing.assert_close(one, first.centroids.decode() + 1, rtol=1e-3, atol=1e-3)
+
+
+def test_pulled_weights_under_one_budget_end_under_it() -> None:
+    student = Compressed(nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)))
+    student.parameter("1.weight").data.mul_(10)
+    scheme = Sparse(Fraction(0.5), scope=Scope.GLOBAL)
+    names = ("0.weight", "1.weight")
+    weights = {name: student.parameter(name).detach().clone() for name in names}
+    student.encode(scheme.project_all(weights, dict.fromkeys(names, EUCLIDEAN)), dict.fromkeys(names, scheme))
+    student.learn(dict.fromkeys(names, Learn.PULLED), latents=weights)
+    student.settle()
+    zeros = [int((student.parameter(name) == 0).sum()) for name in names]
+    assert sum(zeros) == 64 and zeros[0] > zeros[1] + 20

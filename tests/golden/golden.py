@@ -23,6 +23,7 @@ from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
+from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
 
@@ -145,6 +146,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "uniform-sign": lambda: built_in(coded(Uniform(1))),
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
+    "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 
 

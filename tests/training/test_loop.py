@@ -1,6 +1,7 @@
 """Learning rates, objectives and what a watcher is told."""
 
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import TaskError
-from featherweight.core.stage import Learn, Objective, Recipe, Stage, Tap, Training, everywhere
+from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.site import WEIGHTS
+from featherweight.core.stage import Homotopy, Learn, Objective, Recipe, Stage, Tap, Term, Training, everywhere
 from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import Uniform
 from featherweight.session import begin
 from featherweight.training.loop import Progress, rate_at
@@ -136,3 +139,40 @@ def test_output_error_of_nested_outputs() -> None:
     ours, theirs = {"a": torch.ones(2), "b": (torch.zeros(3),)}, {"a": torch.zeros(2), "b": (torch.ones(3),)}
     tap = Tap(ours, None, theirs, nn.Identity(), lambda out, batch: torch.zeros(()))
     assert OutputError()(tap).item() == pytest.approx(5 / 3)
+
+
+def test_a_rising_pull_follows_the_schedule() -> None:
+    student = Compressed(net())
+    scheme = Codebook(2)
+    weight = student.parameter("head.weight").detach().clone()
+    student.encode({"head.weight": scheme.project(weight)}, {"head.weight": scheme})
+    student.learn({"head.weight": Learn.PULLED}, latents={"head.weight": weight})
+    now = replace(tap(student=student), target=0.25)
+    whole = Pull(3.0)(now).detach()
+    assert float(whole) > 0
+    torch.testing.assert_close(Pull(3.0, rising=True)(now).detach(), whole / 4)
+
+
+def test_terms_are_told_the_target_last_reached() -> None:
+    told = []
+
+    @dataclass(frozen=True)
+    class Told(Term):
+        def __call__(self, tap: Tap) -> Tensor:
+            told.append(tap.target)
+            return tap.loss(tap.outputs, tap.batch)
+
+    stage = everywhere(
+        "homotopy",
+        Codebook(3),
+        learn=Learn.PULLED,
+        schedule=Homotopy(2, 4.0),
+        training=Training(EPOCHS),
+        objective=Objective((Told(),)),
+    )
+    with pytest.raises(SchemeError, match="gradual"):
+        run(net(), task(), Recipe("told", (stage,)))
+    stage = replace(stage, schemes={WEIGHTS: Sparse(Fraction(0.5))})
+    run(net(), task(), Recipe("told", (stage,)))
+    half = EPOCHS * STEPS // 2
+    assert told == [0.25] * half + [1.0] * (EPOCHS * STEPS - half)

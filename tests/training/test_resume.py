@@ -85,6 +85,8 @@ RECIPES = {
     ),
     "both": Recipe("both", (stage("quantize", Uniform(3, True, PerChannel()), Learn.BOTH, objective=distillation()),)),
     "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
+    "free": Recipe("free", (stage("distort", Codebook(3), Learn.FREE, schedule=Iterative(4, fixed=True)),)),
+    "mutual": Recipe("mutual", (stage("pull", Codebook(3), Learn.MUTUAL, schedule=Iterative(2, fixed=True)),)),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),

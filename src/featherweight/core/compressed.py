@@ -13,6 +13,7 @@ from torch.func import functional_call
 from featherweight.core.code import Code, Role
 from featherweight.core.edit import Edit
 from featherweight.core.errors import SelectionError
+from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import parameters
 from featherweight.core.stage import Learn
@@ -93,7 +94,7 @@ class Compressed(nn.Module):
         learn = self._learning.get(name)
         if learn is None or learn is Learn.DIRECT:
             return self.weight(name).detach()
-        if learn is Learn.PULLED:
+        if learn.dense:
             return self.parameter(name).detach()
         return self._schemes[name].carried(self.parameter(name).detach(), self._code(name))
 
@@ -103,7 +104,10 @@ class Compressed(nn.Module):
             if name not in self._names:
                 raise SelectionError(f"the model has no parameter {name!r} (tied weights go by their first name)")
             learn = self._learning.get(name)
-            carried = None if learn in (None, Learn.DIRECT) else self.source(name).clone()
+            if learn is Learn.FREE:
+                carried: Tensor | None = code.decode().detach()
+            else:
+                carried = None if learn in (None, Learn.DIRECT) else self.source(name).clone()
             self._codes[name], self._schemes[name] = code, schemes[name]
             if carried is not None:
                 self.parameter(name).data.copy_(carried)
@@ -140,14 +144,15 @@ class Compressed(nn.Module):
         """Start learning at ``sites`` (coded parameters) and, with ``rest``, in every parameter without a code.
 
         Dense weights that learn start from ``latents``, what their codes were projected from, else from the decoded
-        weight. What learns is cloned first. A parameter that the user froze stays frozen.
+        weight, as free ones always do. What learns is cloned first. A parameter that the user froze stays frozen.
         """
         for name, mode in sites.items():
             if name not in self._codes:
                 raise SelectionError(f"{name!r} has no code yet; project it before it learns")
             self._learning[name] = mode
             if mode is not Learn.DIRECT:
-                self._place(name, latents.get(name, self.parameter(name)).detach().clone(), trainable=True)
+                start = self.parameter(name) if mode is Learn.FREE else latents.get(name, self.parameter(name))
+                self._place(name, start.detach().clone(), trainable=True)
             self._open(name, mode)
         if rest:
             for name in self._names.keys() - self._codes.keys():
@@ -165,8 +170,7 @@ class Compressed(nn.Module):
 
     def settle(self) -> None:
         """Stop learning: round what was learned to its stored width and put decoded weights into the base module."""
-        for name in tuple(self._learning):
-            self._codes[name] = self._settled(name)
+        self._codes |= self._settled()
         self._learning.clear()
         self._fields.clear()
         self.settle_taps()
@@ -255,13 +259,20 @@ class Compressed(nn.Module):
         return f"{name}:{path}".replace(".", "/")
 
     def _open(self, name: str, mode: Learn) -> None:
-        """Make Parameters of a code's direct fields, where they learn."""
+        """Make Parameters of a code's direct fields, where they learn. Codes with one tensor share one Parameter."""
         prefix = self._key(name, "")
         for key in [key for key in self._fields if key.startswith(prefix)]:
             del self._fields[key]
-        if mode in (Learn.DIRECT, Learn.BOTH):
+        if mode.opens:
             for path, tensor in self._codes[name].tensors(Role.DIRECT).items():
-                self._fields[self._key(name, path)] = nn.Parameter(tensor.detach().clone())
+                twins = self._twins(tensor)
+                self._fields[self._key(name, path)] = twins[0] if twins else nn.Parameter(tensor.detach().clone())
+
+    def _twins(self, tensor: Tensor) -> list[nn.Parameter]:
+        """The Parameter of another code's field that is the very same tensor, where there is one."""
+        same = ((n, path) for n, code in self._codes.items() for path, t in code.tensors().items() if t is tensor)
+        keys = (self._key(name, path) for name, path in same)
+        return [self._fields[key] for key in keys if key in self._fields][:1]
 
     def _code(self, name: str) -> Code:
         code = self._codes[name]
@@ -272,19 +283,33 @@ class Compressed(nn.Module):
     def _weight(self, name: str) -> Tensor:
         if self._learning[name] is Learn.DIRECT:
             return self._code(name).decode()
-        if self._learning[name] is Learn.PULLED:
+        if self._learning[name].dense:
             return self.parameter(name)
         return self._schemes[name].through(self.parameter(name), self._code(name))
 
-    def _settled(self, name: str) -> Code:
+    def _settled(self) -> dict[str, Code]:
+        """The codes that learning ends with. Pulled and free weights are projected anew, a scheme at once."""
+        shared: dict[int, Tensor] = {}
+        codes = {name: self._one(self._ended(name), name, shared) for name in self._learning}
+        again = [name for name, mode in self._learning.items() if mode.dense and not mode.opens]
+        for scheme in dict.fromkeys(self._schemes[name] for name in again):
+            weights = {name: self.parameter(name).detach() for name in again if self._schemes[name] == scheme}
+            codes |= scheme.project_all(weights, dict.fromkeys(weights, EUCLIDEAN))
+        return codes
+
+    def _ended(self, name: str) -> Code:
+        """The code with learned numbers as stored, and the symbols that the dense weight ends at, where one learns."""
         code = self._code(name).map(torch.detach).stored()
-        match self._learning[name]:
-            case Learn.DIRECT:
-                return code
-            case Learn.PULLED:
-                return self._schemes[name].project(self.parameter(name).detach())
-            case _:
-                return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
+        mode = self._learning[name]
+        if mode is Learn.DIRECT or (mode.dense and not mode.opens):
+            return code
+        return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
+
+    def _one(self, code: Code, name: str, shared: dict[int, Tensor]) -> Code:
+        """The code with numbers that learned as one Parameter as one tensor: they go on learning together."""
+        fields = code.tensors(Role.DIRECT)
+        learned = {path: self._fields[key] for path in fields if (key := self._key(name, path)) in self._fields}
+        return code.with_tensors({path: shared.setdefault(id(p), fields[path]) for path, p in learned.items()})
 
     def _swapped(self) -> dict[str, Tensor]:
         return {name: self._weight(name) for name in self._learning}

@@ -47,6 +47,16 @@ class Scheme(ABC):
                 codes[name] = self.project(w, metrics[name], warm=warm[name] if warm else None)
         return codes
 
+    def advance(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], before: Mapping[str, Code]
+    ) -> dict[str, Code]:
+        """Project again at a later target of a schedule, from weights that learned behind the codes ``before``.
+
+        The default forgets those codes. A scheme whose next code depends on its last one overrides this: entries that
+        stay frozen, thresholds with hysteresis, multipliers.
+        """
+        return self.project_all(weights, metrics)
+
     def at(self, target: float) -> Self:
         """The scheme at ``target`` of its full effect, 0 < target <= 1; what a schedule steers."""
         if target == 1:

@@ -29,6 +29,18 @@ class Learn(Enum):
     LATENT = "latent"  # the dense weight, seen through the scheme at every step
     BOTH = "both"  # a dense weight and the code's real numbers: learned steps
     PULLED = "pulled"  # the dense weight itself, which a penalty of the objective pulls towards its code
+    MUTUAL = "mutual"  # the same, and the code's real numbers, which the penalty moves too
+    FREE = "free"  # the dense weight itself, put onto its code at every projection and free in between
+
+    @property
+    def dense(self) -> bool:
+        """Whether the model runs with the dense weight itself, so that its code is found at the end."""
+        return self in (Learn.PULLED, Learn.MUTUAL, Learn.FREE)
+
+    @property
+    def opens(self) -> bool:
+        """Whether the code's real numbers learn."""
+        return self in (Learn.DIRECT, Learn.BOTH, Learn.MUTUAL)
 
 
 class Schedule(ABC):
@@ -96,6 +108,27 @@ class Cubic(Schedule):
         return {step: target for step, target in cubic.items() if target > 0}
 
 
+@dataclass(frozen=True)
+class Homotopy(Schedule):
+    """``rounds`` equal parts of the training at targets ``growth^(k − rounds + 1)``, ``k = 0 … rounds − 1``.
+
+    The last is 1. For penalties that rise by ``growth`` a round, from weights that are nearly free to weights that are
+    nearly codes (Carreira-Perpiñán 2017, arXiv 1707.01209, section 3: ``μ_k = μ_0 a^k``).
+    """
+
+    rounds: int
+    growth: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.growth < 1:
+            raise SchemeError(f"{self.rounds} rounds that grow by {self.growth}: give 1 round or more and 1 or more")
+
+    def targets(self, steps: int) -> dict[int, float]:
+        if steps < self.rounds:
+            return {0: 1.0}
+        return {k * steps // self.rounds: self.growth ** (k + 1 - self.rounds) for k in range(self.rounds)}
+
+
 @dataclass(frozen=True, eq=False)
 class Tap:
     """One training step as an objective's term sees it."""
@@ -105,6 +138,7 @@ class Tap:
     teacher: Any  # the teacher's outputs; None where no term needs them
     student: nn.Module
     loss: Callable[[Any, Any], Tensor]  # the task's own loss
+    target: float = 1.0  # of the schedule, as last reached: penalties may rise with it
 
 
 @dataclass(frozen=True)

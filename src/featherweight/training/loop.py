@@ -88,6 +88,8 @@ def learn(
     if start == 0:
         begin(student, stage, project(targets[0]) if 0 in targets else {})
     optimizer = _optimizer(student, training)
+    reached = max((step for step in targets if step < max(start * each, 1)), default=None)
+    target = 1.0 if reached is None else targets[reached]
     if state is not None:
         optimizer.load_state_dict(state)
     for epoch in range(start, training.epochs):
@@ -95,10 +97,11 @@ def learn(
         with seeded(training.seed, epoch):
             for step, batch in enumerate(data, epoch * each):
                 if step in targets and step > 0:
-                    advance(student, stage, project, targets[step])
+                    target = targets[step]
+                    advance(student, stage, project, target)
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
-                loss = _step(student, task, objective, teacher, optimizer, batch, training)
+                loss = _step(student, task, objective, teacher, optimizer, batch, training, target)
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
         if keep is not None and epoch + 1 < training.epochs:
@@ -161,6 +164,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     batch: Any,
     training: Training,
+    target: float,
 ) -> float:
     assert task.loss is not None
     batch = moved(batch, student.device)
@@ -170,7 +174,7 @@ def _step(
             with torch.no_grad():
                 taught = call(teacher, batch)
         outputs = call(student, batch)
-        loss = objective(Tap(outputs, batch, taught, student, task.loss))
+        loss = objective(Tap(outputs, batch, taught, student, task.loss, target))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
     optimizer.zero_grad(set_to_none=True)
