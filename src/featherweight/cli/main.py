@@ -73,7 +73,11 @@ for command, examples in (
         "featherweight report mnist-lenet5.fwt\n\n"
         "featherweight report small.fwt --task my_task.py:task --measurement measurement.json -o report.html",
     ),
-    (papers, "featherweight papers pruning\n\nfeatherweight papers deep-compression --card"),
+    (
+        papers,
+        "featherweight papers pruning\n\nfeatherweight papers --measured\n\n"
+        "featherweight papers deep-compression --card",
+    ),
     (reproduce, "featherweight reproduce deep-compression --task digits -o digits.fwt"),
     (tasks, "featherweight tasks\n\nfeatherweight tasks --json"),
 ):

@@ -9,19 +9,25 @@ from featherweight.cli.output import emit, say, show
 
 if TYPE_CHECKING:
     from featherweight.papers import Paper
+    from featherweight.papers.measurement import Measurement
 
 
 def papers(
     query: Annotated[
         str | None, typer.Argument(metavar="QUERY", help="Words to look for; with --card, a paper's name.")
     ] = None,
+    measured: Annotated[
+        bool, typer.Option("--measured", help="What the recipes gave on their stand-ins, beside what the papers claim.")
+    ] = False,
     card: Annotated[bool, typer.Option("--card", help="Print the paper's card as Markdown.")] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the papers whose recipes are known, or print the card of one."""
+    """List the papers whose recipes are known, print the card of one, or what was measured of all."""
     if card and query is None:
         raise typer.BadParameter("--card needs the name of a paper")
+    if card and measured:
+        raise typer.BadParameter("--card and --measured are two different lists; give one")
     from featherweight.papers import PAPERS, find
     from featherweight.report import terminal
 
@@ -36,6 +42,9 @@ def papers(
             typer.echo(text, nl=False)
         return
     found = [paper for make in PAPERS.values() if _matches(paper := make(), query or "")]
+    if measured:
+        _show_measured(found, as_json)
+        return
     if as_json:
         emit([paper_record(paper) for paper in found])
     elif found:
@@ -66,8 +75,54 @@ def paper_record(paper: "Paper") -> dict[str, Any]:
         "url": reference.url,
         "idea": paper.idea,
         "tasks": list(paper.tasks),
+        "stand_ins": list(paper.measured_on),
         "claims": [
             {"testbed": claim.testbed, "statement": claim.statement, "checked": claim.checked} for claim in paper.claims
         ],
         "deviations": list(paper.deviations),
     }
+
+
+def _show_measured(papers: "list[Paper]", as_json: bool) -> None:
+    from featherweight.papers.measurement import EQUAL_ERROR, measurements
+    from featherweight.report import terminal
+    from featherweight.report.figures import quality
+
+    known = {paper.name: paper for paper in papers}
+    found = [each for each in measurements() if each.paper in known]
+    if as_json:
+        emit([{**each.to_json(), "command": each.command, **_said(known[each.paper])} for each in found])
+        return
+    for task in dict.fromkeys(each.task for each in found):
+        of_task = [each for each in found if each.task == task]
+        first = of_task[0]
+        limit = f"; * is at least {quality(EQUAL_ERROR[task], first.unit)}" if task in EQUAL_ERROR else ""
+        show("", f"{task}: {first.bytes_before:,} bytes dense, {first.metric} on {first.samples:,} samples{limit}", "")
+        show(terminal.table(MEASURED, (_measured_row(each, known[each.paper]) for each in of_task)))
+    missing = [name for name, paper in known.items() if not any(each.paper == name for each in found)]
+    if missing:
+        say(f"not measured yet: {', '.join(missing)}")
+    show("", "measure one again: featherweight reproduce PAPER --task TASK", "deviations in full: papers PAPER --card")
+
+
+MEASURED = ("paper", "bytes", "smaller", "dense, compressed", "epochs, seed", "the paper claims", "deviations")
+
+
+def _measured_row(each: "Measurement", paper: "Paper") -> tuple[str, ...]:
+    from featherweight.report.figures import quality
+
+    mark = " *" if each.at_equal_error else ""
+    return (
+        each.paper + mark,
+        f"{each.bytes:,}",
+        f"{each.bytes_before / each.bytes:.1f}",
+        f"{quality(each.before, each.unit)}, {quality(each.after, each.unit)}",
+        f"{each.epochs}, {' '.join(map(str, each.seeds)) or 'none'}",
+        "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims),
+        str(len(paper.deviations)),
+    )
+
+
+def _said(paper: "Paper") -> dict[str, Any]:
+    record = paper_record(paper)
+    return {key: record[key] for key in ("title", "claims", "deviations")}

@@ -1,9 +1,11 @@
 """Recipes as data: stages of sites × scheme × metric × schedule × objective × training."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -362,6 +364,26 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise SelectionError(f"recipe {self.name!r} has no stage")
+
+    @property
+    def settings(self) -> str:
+        """All settings as text, the same in every process: two recipes with equal settings do the same."""
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self))  # functions have another address in every process
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits of the stages' settings: of what is done, not of what is said about it."""
+        done = replace(self, reference=None, deviations=())
+        return sha256(done.settings.encode()).hexdigest()[:12]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all trainings, each once."""
+        return tuple(dict.fromkeys(stage.training.seed for stage in self.stages if stage.training is not None))
+
+    @property
+    def epochs(self) -> int:
+        return sum(stage.training.epochs for stage in self.stages if stage.training is not None)
 
 
 @dataclass(frozen=True)

@@ -36,4 +36,5 @@ def paper() -> Paper:
         ("digits", "cifar10-resnet20"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300", "cifar10-resnet20"),
     )

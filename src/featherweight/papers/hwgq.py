@@ -47,4 +47,5 @@ def paper() -> Paper:
         ("digits",),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300",),
     )

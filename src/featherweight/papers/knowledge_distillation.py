@@ -43,4 +43,5 @@ def paper() -> Paper:
         ("mnist-lenet300", "digits"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300",),
     )

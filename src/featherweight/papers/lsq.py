@@ -69,4 +69,5 @@ def paper() -> Paper:
         ("digits", CIFAR),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300",),
     )

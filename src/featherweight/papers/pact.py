@@ -42,4 +42,5 @@ def paper() -> Paper:
         ("digits",),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300",),
     )

@@ -12,7 +12,8 @@ __all__ = ["Claim", "Paper"]
 class Paper:
     """A published method. ``recipe(task name)`` is ours for that task; ``tasks`` are those it was tuned on, best first.
 
-    ``recipe("")`` is the general one, for any model.
+    ``recipe("")`` is the general one, for any model. ``stand_ins`` are the tasks on which the recipe was measured in
+    place of the paper's own data; without any, the first of ``tasks``.
     """
 
     name: str
@@ -22,3 +23,8 @@ class Paper:
     tasks: tuple[str, ...]
     recipe: Callable[[str], Recipe]
     deviations: tuple[str, ...] = ()
+    stand_ins: tuple[str, ...] = ()
+
+    @property
+    def measured_on(self) -> tuple[str, ...]:
+        return self.stand_ins or self.tasks[:1]

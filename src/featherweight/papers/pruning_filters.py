@@ -28,4 +28,5 @@ def paper() -> Paper:
         ("digits",),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet5",),
     )

@@ -45,4 +45,5 @@ def paper() -> Paper:
         ("digits", "cifar10-resnet20"),
         recipe,
         DEVIATIONS,
+        ("cifar10-resnet20",),
     )

@@ -49,4 +49,5 @@ def paper() -> Paper:
         ("digits",),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet5",),
     )

@@ -40,4 +40,5 @@ def paper() -> Paper:
         ("digits",),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet5",),
     )

@@ -1,15 +1,17 @@
 """A paper's card in Markdown, generated from its record."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 
 from featherweight.core.plan import plan
+from featherweight.report.figures import probability, quality
 from featherweight.report.outlook import plan_lines
 from featherweight.tasks import find
 
 if TYPE_CHECKING:
+    from featherweight.papers.measurement import Measurement
     from featherweight.papers.paper import Paper
 
 
@@ -47,3 +49,51 @@ def _commands(paper: "Paper") -> Iterator[str]:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def measured_page(found: "Iterable[Measurement]", papers: "Mapping[str, Paper]", limits: Mapping[str, float]) -> str:
+    """What recipes gave on their stand-ins, a table a task, in Markdown."""
+    return "\n".join(_measured_lines(list(found), papers, limits)) + "\n"
+
+
+HEAD = (
+    "# Measured",
+    "",
+    "Every recipe on its stand-in, beside what its paper claims on its own data. Bytes are those of the `.fwt` file, "
+    "quality is on all evaluation data, p is McNemar's against the dense model; one run each. `featherweight reproduce "
+    "PAPER --task TASK` measures a row again; seconds are of a machine that may have been busy. Written by "
+    "`scripts/cards`.",
+)
+
+
+def _measured_lines(
+    found: "list[Measurement]", papers: "Mapping[str, Paper]", limits: Mapping[str, float]
+) -> Iterator[str]:
+    yield from HEAD
+    for task in dict.fromkeys(each.task for each in found):
+        rows = [each for each in found if each.task == task]
+        first = rows[0]
+        yield from ("", f"## {task}", "")
+        at = f" Rows with * reach {quality(limits[task], first.unit)} and come first." if task in limits else ""
+        yield f"{first.bytes_before:,} bytes dense; {first.metric} on {first.samples:,} samples.{at}"
+        yield from (
+            "",
+            "| paper | bytes | smaller | dense | compressed | p | epochs, seed, seconds | claim | deviations |",
+        )
+        yield "|---|---|---|---|---|---|---|---|---|"
+        yield from (_measured_row(each, papers[each.paper]) for each in rows)
+
+
+def _measured_row(each: "Measurement", paper: "Paper") -> str:
+    cells = (
+        f"[{each.paper}](papers/{each.paper}.md)" + (" *" if each.at_equal_error else ""),
+        f"{each.bytes:,}",
+        f"{each.bytes_before / each.bytes:.1f}x",
+        quality(each.before, each.unit),
+        quality(each.after, each.unit),
+        "" if each.p_value is None else probability(each.p_value),
+        f"{each.epochs}, {' '.join(map(str, each.seeds)) or 'none'}, {each.seconds}",
+        "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims),
+        "; ".join(paper.deviations),
+    )
+    return "| " + " | ".join(map(_cell, cells)) + " |"
