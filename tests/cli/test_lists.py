@@ -11,6 +11,7 @@ from torch import nn
 from featherweight import __version__
 from featherweight.cli.sizes import parse_size
 from featherweight.papers import PAPERS
+from featherweight.papers.measurement import Measurement
 from featherweight.report.card import card
 from featherweight.tasks import BUILT_IN
 
@@ -132,3 +133,25 @@ def test_a_script_needs_nothing_but_the_package(tmp_path: Path) -> None:
         env=os.environ | {"NO_COLOR": "1"},
     )
     assert done.returncode == 0 and "digits" in done.stdout and "\x1b" not in done.stdout
+
+
+def test_what_was_measured_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    found = run("papers", "--measured", "--json").json
+    assert found and {"paper", "task", "bytes", "before", "after", "seeds", "claims", "deviations", "command"} <= set(
+        found[0]
+    )
+    text = run("papers", "--measured").out
+    assert all(each["paper"] in text and f"{each['bytes']:,}" in text for each in found)
+    one = run("papers", "gptq", "--measured", "--json").json
+    assert {each["paper"] for each in one} == {"gptq"}
+    assert run("papers", "gptq", "--measured", "--card").code == 2
+
+
+def test_a_reproduction_is_recorded(tmp_path: Path) -> None:
+    ran = run("reproduce", "gptq", "--task", "digits", "--record", str(tmp_path), "--json")
+    record = Measurement.parse((tmp_path / "gptq.digits.json").read_text())
+    assert record.bytes == ran.json["ours"]["bytes"] and record.after == ran.json["ours"]["quality"]["after"]
+    assert record.digest == PAPERS["gptq"]().recipe("digits").digest
+    missing = run("reproduce", "gptq", "--task", "digits", "--record", str(tmp_path / "nowhere"))
+    assert missing.code == 1 and "no folder" in missing.err
