@@ -27,9 +27,12 @@ from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
+from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
+from featherweight.schemes.tables import TableCode
+from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
 
 KINDS: dict[int, type[Code]] = {
@@ -40,6 +43,9 @@ KINDS: dict[int, type[Code]] = {
     4: CodebookCode,
     5: LowRankCode,
     6: PlusCode,
+    7: LogCode,
+    8: TernaryCode,
+    9: TableCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

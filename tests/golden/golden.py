@@ -22,9 +22,12 @@ from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.tables import Table, Tabled
+from featherweight.schemes.ternary import TrainedTernary
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
 
 FOLDER = Path(__file__).parent / "files"
@@ -147,6 +150,13 @@ FILES: dict[str, Callable[[], bytes]] = {
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
     "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "logarithmic": lambda: built_in(coded(Logarithmic(3, search=True))),
+    "logarithmic-root-channel": lambda: built_in(coded(Logarithmic(4, Base.ROOT, False, granularity=PerChannel(1)))),
+    "shifts": lambda: built_in(coded(ShiftSum(2, 3))),
+    "ternary": lambda: built_in(coded(TrainedTernary(0.25))),
+    "ternary-group": lambda: built_in(coded(TrainedTernary(0.25, PerGroup(4)))),
+    "dynamic-tree": lambda: built_in(coded(Tabled(Table.DYNAMIC_TREE))),
+    "minifloat-channel": lambda: built_in(coded(Tabled(Table.MINIFLOAT, PerChannel(0)))),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 
