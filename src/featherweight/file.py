@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.activations.learned import HalfWave
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
@@ -52,7 +53,9 @@ KINDS: dict[int, type[Code]] = {
 EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
-FUNCTIONS: dict[str, type[StoredFunction]] = {each.identifier: each for each in (Quantizer, Sign, HalfWave)}
+FUNCTIONS: dict[str, type[StoredFunction]] = {
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer)
+}
 """Name in a file -> class of what activations are sent through."""
 
 BUILT_IN, PLAIN, PACKED = 0, 1, 2

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.activations.learned import HalfWave
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
@@ -127,6 +128,18 @@ def tapped() -> Compressed:
     return student
 
 
+def log_tapped() -> Compressed:
+    student = Compressed(model())
+    layer = Place(Call("layer", Operator.LINEAR))
+    student.tap(
+        [
+            TapSite(layer, LogQuantizer(7, Base.ROOT, -3, signed=True)),
+            TapSite(Place(layer.call, None), LogQuantizer(15, Base.TWO, 2)),
+        ]
+    )
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -140,6 +153,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut": lambda: users(cut()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
+    "log-tapped": lambda: users(log_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
