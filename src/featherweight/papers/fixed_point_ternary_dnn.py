@@ -43,11 +43,7 @@ def paper() -> Paper:
         REFERENCE,
         "Weights to three levels and signals to a few bits, each with the step of the least squared error; then train "
         "the float weights with quantized ones, and quantized signals, forward and backward.",
-        (
-            Claim(
-                "MNIST and TIMIT networks", "ternary weights, 3-bit signals: negligible loss against float", "abstract"
-            ),
-        ),
+        (Claim("MNIST and TIMIT networks", "ternary weights, 3-bit signals: a negligible loss", "abstract"),),
         ("mnist-lenet300", "mnist-lenet5", "digits"),
         recipe,
         DEVIATIONS,

@@ -21,19 +21,18 @@ DEVIATIONS = (
     "biases are stored in bfloat16",
 )
 EPOCHS = {"mnist-lenet5": 8, "mnist-lenet300": 20, "digits": 20}
-FIRST = {"mnist-lenet5": "conv1", "mnist-lenet300": "fc1", "digits": "conv1"}
+INNER = {"mnist-lenet5": ("conv2", "fc*"), "mnist-lenet300": ("fc[23]",), "digits": ("conv[23]", "fc*")}
+"""Modules that do not take in the network's own input."""
 
 
 def recipe(
     task: str = "", *, weights: int = 4, inputs: int = 4, gradients: int = 5, epochs: int | None = None
 ) -> Recipe:
     """Powers of two for weights, for what layers take in and, while training, for gradients."""
-    first = FIRST.get(task)
-    others = ("*",) if first is None else (f"[!{first[0]}]*", f"{first[:-1]}[!{first[-1]}]")
     stage = Stage(
         "logarithms",
         {WEIGHTS: Logarithmic(2 ** (weights - 1) - 1, rounding=Rounding.LOGARITHMIC)},
-        tap=LogActivations(others, inputs, gradients=gradients),
+        tap=LogActivations(INNER.get(task, ("*",)), inputs, gradients=gradients),
         learn=Learn.LATENT,
         training=Training(epochs or EPOCHS.get(task, 20), 1e-3),
     )

@@ -3,7 +3,7 @@
 from featherweight.activations.logarithmic import LogActivations
 from featherweight.core.site import WEIGHTS, Sites
 from featherweight.core.stage import Learn, Recipe, Reference, Stage, Training
-from featherweight.papers.log_quantization import FIRST
+from featherweight.papers.log_quantization import INNER
 from featherweight.papers.paper import Claim, Paper
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding
@@ -25,12 +25,10 @@ EPOCHS = {"mnist-lenet5": 8, "mnist-lenet300": 20, "digits": 20}
 
 def recipe(task: str = "", *, weights: int = 5, inputs: int = 4, epochs: int | None = None) -> Recipe:
     """Weights and what layers take in as powers of the root of two: products are sums of exponents in half steps."""
-    first = FIRST.get(task)
-    others = ("*",) if first is None else (f"[!{first[0]}]*", f"{first[:-1]}[!{first[-1]}]")
     stage = Stage(
         "logarithms",
         {WEIGHTS: Logarithmic(2 ** (weights - 1) - 1, Base.ROOT, rounding=Rounding.LOGARITHMIC)},
-        tap=LogActivations(others, inputs, Base.ROOT),
+        tap=LogActivations(INNER.get(task, ("*",)), inputs, Base.ROOT),
         learn=Learn.LATENT,
         training=Training(epochs or EPOCHS.get(task, 20), 5e-4),
     )

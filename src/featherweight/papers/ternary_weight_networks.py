@@ -31,8 +31,8 @@ def paper() -> Paper:
     return Paper(
         "ternary-weight-networks",
         REFERENCE,
-        "Weights are minus, zero or plus one scale a layer: zero below 0.7 times the mean magnitude, the scale the mean "
-        "of the others; threshold and scale follow the float weights, which learn straight through.",
+        "Weights are minus, zero or plus one scale a layer: zero below 0.7 times the mean magnitude, the scale the "
+        "mean of the others; both follow the float weights, which learn straight through.",
         (
             Claim("LeNet-5, MNIST", "99.35 % (signs 99.05 %, float 99.41 %)", "memory"),
             Claim("VGG-7, CIFAR-10", "92.56 % (signs 90.18 %, float 92.88 %)", "memory"),
