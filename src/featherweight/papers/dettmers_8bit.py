@@ -14,7 +14,7 @@ DEVIATIONS = (
     "the dynamic tree and the minifloat; the linear and the static tree types are left out",
     "training starts from the trained float network, with Adam; biases are stored in bfloat16",
 )
-EPOCHS = {"mnist-lenet300": 10, "digits": 10}
+EPOCHS = {"mnist-lenet300": 6, "digits": 10}
 
 
 def recipe(task: str = "", *, table: Table = Table.DYNAMIC_TREE, epochs: int | None = None) -> Recipe:

@@ -19,6 +19,7 @@ REFERENCE = Reference(
 DEVIATIONS = (
     "the eight exponents of a layer end at the one of its largest weight, instead of at 0",
     "radix points of activations come from calibration data, once; norms are folded first",
+    "the second phase starts its float weights at the powers of two that the first one ended at",
     "Adam with a cosine schedule in both phases; no ensemble of two such networks",
     "biases are stored in bfloat16, not in 8 bits",
 )
