@@ -83,6 +83,12 @@ def test_the_rule_taps_inputs_and_the_gradients_of_results() -> None:
     assert told[0].low == -told[0].high and told[1].low == 0.0  # type: ignore[operator]
 
 
+def test_an_exported_quantizer_is_the_same_function() -> None:
+    function, x = LogQuantizer(7, Base.ROOT, 1), draw(3, 40)
+    program = torch.export.export(function, (x,))
+    assert torch.equal(program.module()(x), function(x))
+
+
 @pytest.mark.parametrize(
     "record", [[], [7, 1, 0], [0, 1, 0, 0], [129, 1, 0, 0], [7, 3, 0, 0], [7, 1, 128, 0], [7, 1, 0, 2], [7, 1, 0, True]]
 )

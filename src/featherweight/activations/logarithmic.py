@@ -61,15 +61,10 @@ class LogQuantizer(StoredFunction):
         return float(2 ** ((self.top - self.magnitudes + 1) / self.base.value))
 
     def forward(self, x: Tensor) -> Tensor:
-        limit = 2 ** ((self.top + 0.5) / self.base.value)
-        inside = x.clamp(-limit if self.signed else 0, limit)
-        with torch.no_grad():
-            y = _rounded(x, self.magnitudes, self.base, self.top)
-            y = y if self.signed else y.relu()
         if torch.compiler.is_exporting():
-            return y
-        replaced: Tensor = _Replaced.apply(inside, y)  # type: ignore[no-untyped-call]
-        return replaced
+            return _rounded(x, self.magnitudes, self.base, self.top, self.signed)
+        y: Tensor = _Round.apply(x, self)  # type: ignore[no-untyped-call]
+        return y
 
     def to_json(self) -> list[Any]:
         return [self.magnitudes, self.base.value, self.top, int(self.signed)]
@@ -88,23 +83,25 @@ class LogQuantizer(StoredFunction):
         return f"{self.smallest:.4g}..{self.largest:.4g}, {self.magnitudes} magnitudes, signed={self.signed}"
 
 
-def _rounded(x: Tensor, magnitudes: int, base: Base, top: Tensor | int) -> Tensor:
+def _rounded(x: Tensor, magnitudes: int, base: Base, top: Tensor | int, signed: bool = True) -> Tensor:
     """``x`` with its exponents rounded, clipped at ``top``, and zero below the last of ``magnitudes``."""
     exponents = (torch.log2(x.abs().float()) * base.value).round()
     value = torch.exp2(exponents.clamp(max=top) / base.value)
-    return torch.where(exponents > top - magnitudes, value * x.sign(), torch.zeros_like(value)).to(x.dtype)
+    sign = x.sign() if signed else (x > 0).to(x.dtype)
+    return torch.where(exponents > top - magnitudes, value * sign, torch.zeros_like(value)).to(x.dtype)
 
 
-class _Replaced(torch.autograd.Function):
-    """The second tensor forward, the gradient of the first backward: no sum rounds what is a power of two."""
-
+class _Round(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
-        return y.clone()
+    def forward(ctx: Any, x: Tensor, function: LogQuantizer) -> Tensor:
+        limit = 2 ** ((function.top + 0.5) / function.base.value)
+        ctx.save_for_backward((x.abs() if function.signed else x.where(x > 0, torch.inf)) <= limit)
+        return _rounded(x, function.magnitudes, function.base, function.top, function.signed)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None
 
 
 class LogGradient(Function):
