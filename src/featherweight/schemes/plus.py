@@ -47,6 +47,8 @@ class Plus(Scheme):
     Residual binarization is a sum of signs with a scale each (Guo, Yao, Zhao and Chen 2017, arXiv 1706.02021); low rank
     plus sparse, and values with outliers, are sums too. The first code is not chosen again once the second is known, so
     it is a rule. Sums of more than two nest in ``second``.
+
+    Backward: straight through to the weight; the numbers of both codes get the derivative of decoding, symbols fixed.
     """
 
     first: Scheme
@@ -63,6 +65,11 @@ class Plus(Scheme):
         left = wide - first.decode()
         second = self.second.project(left, metric, warm=before and before.second, rate=rate)
         return PlusCode(tuple(w.shape), w.dtype, first, second)
+
+    def through(self, w: Tensor, code: Code) -> Tensor:
+        with torch.no_grad():
+            chosen = self.project(w.detach(), warm=code)  # its numbers are the code's own, which may learn
+        return chosen.decode() + (w - w.detach())
 
 
 def _as_plus(code: Code) -> PlusCode:
