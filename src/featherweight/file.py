@@ -30,6 +30,7 @@ from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
+from featherweight.schemes.split import SplitCode
 from featherweight.schemes.uniform import UniformCode
 
 KINDS: dict[int, type[Code]] = {
@@ -40,6 +41,7 @@ KINDS: dict[int, type[Code]] = {
     4: CodebookCode,
     5: LowRankCode,
     6: PlusCode,
+    14: SplitCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

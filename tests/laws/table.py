@@ -12,9 +12,11 @@ from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.incremental import Choice, Incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.split import Split
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 
@@ -170,6 +172,11 @@ TABLE: dict[str, Entry] = {
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),
     "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False),
     "rank 2 in int8": Entry(LowRank(Rank(2)).then(Uniform(8)), min_dims=2, diagonal=False),
+    "large ones in float16": Entry(Split(Float(Width.FLOAT16), Uniform(4), 0.1), overflow=6e4, underflow=1e-7),
+    "half in a codebook": Entry(Split(Codebook(4), Sparse(Fraction(0.5)), 0.5)),
+    "half quantized": Entry(Incremental(Uniform(4), share=0.5)),
+    "a random half quantized": Entry(Incremental(Codebook(2), Choice.RANDOM, 0.5)),
+    "all quantized": Entry(Incremental(Codebook(5, Optimal()))),
     "signs plus signs": Entry(Plus(Uniform(1), Uniform(1))),
     "rank 1 plus signs": Entry(Plus(LowRank(Rank(1)), Uniform(1)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),
