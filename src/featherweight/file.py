@@ -26,6 +26,7 @@ from featherweight.core.tap import Call, Function, Operator, Place, StoredFuncti
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
+from featherweight.schemes.fixed_point import FixedPointCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.plus import PlusCode
@@ -42,6 +43,7 @@ KINDS: dict[int, type[Code]] = {
     5: LowRankCode,
     6: PlusCode,
     14: SplitCode,
+    15: FixedPointCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
+from featherweight.schemes.binary import Binary, glorot, mean_magnitude
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Choice, Incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
@@ -34,6 +36,7 @@ class Entry:
     overflow   the largest magnitude that it can hold
     underflow  the least that the largest magnitude may be: below it there is nothing but zeros to hold
     start      what a local scheme starts from
+    drawn      whether learning sees a draw, and not the projection
     """
 
     scheme: Scheme
@@ -43,6 +46,7 @@ class Entry:
     overflow: float = float("inf")
     underflow: float = 0.0
     start: Start_ | None = None
+    drawn: bool = False
 
     def takes(self, w: Tensor) -> bool:
         row = w[0].numel() if w.ndim > 1 else w.numel()
@@ -156,6 +160,12 @@ TABLE: dict[str, Entry] = {
     "signs behind a tanh": Entry(TanhUniform(1)),
     "one bit": uniform(Uniform(1)),
     "one bit a channel": uniform(Uniform(1, True, PerChannel()), min_dims=1),
+    "signs of a given magnitude": Entry(Binary(0.25)),
+    "signs of Glorot's magnitude": Entry(Binary(glorot), min_dims=2),
+    "drawn signs": Entry(Binary(mean_magnitude, stochastic=True), underflow=1e-30, drawn=True),
+    "fixed point": Entry(FixedPoint(2, 14), underflow=1e-4),
+    "short fixed point": Entry(FixedPoint(1, 3), underflow=0.1),
+    "whole numbers": Entry(FixedPoint(8, 0), underflow=1.0),
     "uint8": uniform(Uniform(8, False)),
     "uint4 a channel": uniform(Uniform(4, False, PerChannel()), min_dims=1),
     "uint3 searched a group": uniform(Uniform(3, False, PerGroup(2), Fit.SEARCH), divides=2),
