@@ -66,10 +66,7 @@ class Binary(Scheme):
         before = _as_signs(code)
         (scale,) = before.scales.decode()
         with torch.no_grad():
-            if self.stochastic:
-                up = torch.rand_like(w) < (w / scale.to(w.dtype) + 1) / 2
-            else:
-                up = w >= 0
+            up = torch.rand_like(w) < (w / scale.to(w.dtype) + 1) / 2 if self.stochastic else w >= 0
             signs = torch.where(up, 1.0, -1.0).to(scale.dtype)
         return straight_through((signs * scale).to(w.dtype), w)
 
