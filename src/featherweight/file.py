@@ -28,10 +28,13 @@ from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.fixed_point import FixedPointCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
+from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.split import SplitCode
+from featherweight.schemes.tables import TableCode
+from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
 
 KINDS: dict[int, type[Code]] = {
@@ -42,6 +45,9 @@ KINDS: dict[int, type[Code]] = {
     4: CodebookCode,
     5: LowRankCode,
     6: PlusCode,
+    7: LogCode,
+    8: TernaryCode,
+    9: TableCode,
     14: SplitCode,
     15: FixedPointCode,
 }
