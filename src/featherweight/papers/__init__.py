@@ -5,14 +5,17 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
+    binaryconnect,
     deep_compression,
     dorefa_net,
     gptq,
     gradual_pruning,
     han_pruning,
     hwgq,
+    inq,
     knowledge_distillation,
     lc_low_rank,
+    limited_numerical_precision,
     lin_fixed_point_sqnr,
     lsq,
     mxnet_quantization,
@@ -31,6 +34,9 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "deep-compression": deep_compression.paper,
     "knowledge-distillation": knowledge_distillation.paper,
     "pruning-filters": pruning_filters.paper,
+    "binaryconnect": binaryconnect.paper,
+    "limited-numerical-precision": limited_numerical_precision.paper,
+    "inq": inq.paper,
     "xnor-net": xnor_net.paper,
     "gradual-pruning": gradual_pruning.paper,
     "lsq": lsq.paper,
