@@ -14,7 +14,7 @@ from featherweight.papers import binaryconnect, inq, limited_numerical_precision
 from featherweight.run import run
 from featherweight.schemes.binary import glorot
 from featherweight.schemes.fixed_point import FixedPoint, FixedPointCode, Rounding
-from featherweight.schemes.logarithmic import LogCode, incremental
+from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.split import SplitCode
 from featherweight.session import begin
 from featherweight.tasks import find
