@@ -27,11 +27,13 @@ from featherweight.core.tap import Call, Function, Operator, Place, StoredFuncti
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
+from featherweight.schemes.fixed_point import FixedPointCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
+from featherweight.schemes.split import SplitCode
 from featherweight.schemes.tables import TableCode
 from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
@@ -47,6 +49,8 @@ KINDS: dict[int, type[Code]] = {
     7: LogCode,
     8: TernaryCode,
     9: TableCode,
+    14: SplitCode,
+    15: FixedPointCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

@@ -17,6 +17,7 @@ from featherweight.coding import Encoder, Writer, seal
 FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
 LOG, TERNARY, TABLE = 7, 8, 9
+SPLIT, FIXED_POINT = 14, 15
 
 Tree = tuple[int, tuple[int, ...], tuple[Any, ...]]
 """A layout: kind, settings, parts."""
@@ -214,6 +215,20 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "low-rank-too-high": lambda: one([2, 3], (LOW_RANK, (3,), (LEAF, LEAF))),
     "low-rank-of-one-factor": lambda: one([2, 3], (LOW_RANK, (1,), (LEAF,))),
     "low-rank-of-nothing": lambda: one([0, 3], (LOW_RANK, (1,), (LEAF, LEAF))),
+    "split-of-one-part": lambda: one([2], (SPLIT, (), (LEAF,)), ([0, 1], 2), ([0], 2**32)),
+    "split-with-settings": lambda: one([2], (SPLIT, (2,), (LEAF, LEAF)), ([0, 1], 2), ([0], 2**32), ([0], 2**32)),
+    "split-with-nothing-outside": lambda: one(
+        [2], (SPLIT, (), (LEAF, (UNIFORM, (2, 1, 0), (LEAF,)))), ([1, 1], 2), ([0, 0], 2**32), ([0], 2**32)
+    ),
+    "split-with-a-matrix-inside": lambda: one(
+        [2, 2], (SPLIT, (), ((LOW_RANK, (1,), (LEAF, LEAF)), LEAF)), (np.eye(2, dtype=int), 2)
+    ),
+    "fixed-point-of-25-bits": lambda: one([2], (FIXED_POINT, (25, 14), ()), ([0, 0], 4096), ([0, 0], 2**13)),
+    "fixed-point-of-none": lambda: one([2], (FIXED_POINT, (0, 14), ())),
+    "fixed-point-too-fine": lambda: one([2], (FIXED_POINT, (2, 2**40), ()), ([0, 1], 4)),
+    "fixed-point-with-a-part": lambda: one([2], (FIXED_POINT, (2, 1), (LEAF,)), ([0, 1], 4)),
+    "fixed-point-of-nothing": lambda: one([0, 3], (FIXED_POINT, (2, 1), ())),
+    "fixed-point-of-whole-numbers": lambda: one([2], (FIXED_POINT, (2, 0), ()), ([0, 1], 4), dtype="int64"),
     "packed-nothing": lambda: blob(b""),
     "packed-of-nothing": lambda: packed(""),
     "packed-not-deflated": lambda: blob(b'{"tensors":[]}', coded()),

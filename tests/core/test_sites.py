@@ -10,7 +10,7 @@ from featherweight.activations.rules import Calibrated
 from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.plan import plan
 from featherweight.core.site import WEIGHTS, Sites, select
-from featherweight.core.stage import Cubic, Iterative, OneShot, Recipe, Schedule, Stage, Training, everywhere
+from featherweight.core.stage import Cubic, Iterative, OneShot, Portions, Recipe, Schedule, Stage, Training, everywhere
 from featherweight.graph.fold import FoldNorms
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
@@ -82,6 +82,9 @@ SCHEDULES: list[tuple[Schedule, int, dict[int, float]]] = [
     (Iterative(2, power=3), 10, {0: 1 - 0.5**3, 5: 1.0}),
     (Iterative(3, fixed=True), 9, {0: 1.0, 3: 1.0, 6: 1.0}),
     (Iterative(20), 10, {0: 1.0}),
+    (Portions(), 100, {0: 0.5, 25: 0.75, 50: 0.875, 75: 1.0}),
+    (Portions((0.2, 1.0)), 7, {0: 0.2, 3: 1.0}),
+    (Portions(), 3, {0: 1.0}),
     (Cubic(every=10, end=0.5), 60, {10: 1 - (2 / 3) ** 3, 20: 1 - (1 / 3) ** 3, 30: 1.0}),
     (Cubic(every=10, begin=0.5, end=1.0), 40, {30: 1 - (9 / 19) ** 3, 39: 1.0}),
     (Cubic(every=5, end=0.5, initial=0.5), 20, {0: 0.5, 5: 1 - 0.5 * 0.5**3, 10: 1.0}),
@@ -107,7 +110,16 @@ def test_every_schedule_ends_with_the_whole_effect_inside_the_training(schedule:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: Cubic(every=0), lambda: Iterative(0), lambda: Iterative(2, power=0.0), lambda: Cubic(initial=1.5)]
+    "make",
+    [
+        lambda: Cubic(every=0),
+        lambda: Iterative(0),
+        lambda: Iterative(2, power=0.0),
+        lambda: Cubic(initial=1.5),
+        lambda: Portions(()),
+        lambda: Portions((0.5, 0.9)),
+        lambda: Portions((0.6, 0.5, 1.0)),
+    ],
 )
 def test_schedules_out_of_range(make) -> None:
     with pytest.raises(SchemeError):

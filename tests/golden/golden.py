@@ -22,11 +22,13 @@ from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.split import Split
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.ternary import TrainedTernary
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
@@ -164,6 +166,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
     "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "split": lambda: built_in(coded(Split(Float(Width.FLOAT16), Uniform(2), 0.25))),
+    "fixed-point": lambda: built_in(coded(FixedPoint(3, 6))),
+    "fixed-point-wide": lambda: built_in(coded(FixedPoint(3, 13))),
     "logarithmic": lambda: built_in(coded(Logarithmic(3, search=True))),
     "logarithmic-root-channel": lambda: built_in(coded(Logarithmic(4, Base.ROOT, False, granularity=PerChannel(1)))),
     "shifts": lambda: built_in(coded(ShiftSum(2, 3))),

@@ -10,12 +10,16 @@ from torch import Tensor
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
+from featherweight.schemes.binary import Binary, glorot, mean_magnitude
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.incremental import Choice, Incremental
 from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding, ShiftSum, incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.split import Split
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
@@ -35,6 +39,7 @@ class Entry:
     overflow   the largest magnitude that it can hold
     underflow  the least that the largest magnitude may be: below it there is nothing but zeros to hold
     start      what a local scheme starts from
+    drawn      whether learning sees a draw, and not the projection
     """
 
     scheme: Scheme
@@ -44,6 +49,7 @@ class Entry:
     overflow: float = float("inf")
     underflow: float = 0.0
     start: Start_ | None = None
+    drawn: bool = False
 
     def takes(self, w: Tensor) -> bool:
         row = w[0].numel() if w.ndim > 1 else w.numel()
@@ -157,6 +163,12 @@ TABLE: dict[str, Entry] = {
     "signs behind a tanh": Entry(TanhUniform(1)),
     "one bit": uniform(Uniform(1)),
     "one bit a channel": uniform(Uniform(1, True, PerChannel()), min_dims=1),
+    "signs of a given magnitude": Entry(Binary(0.25)),
+    "signs of Glorot's magnitude": Entry(Binary(glorot), min_dims=2),
+    "drawn signs": Entry(Binary(mean_magnitude, stochastic=True), underflow=1e-30, drawn=True),
+    "fixed point": Entry(FixedPoint(2, 14), underflow=1e-4),
+    "short fixed point": Entry(FixedPoint(1, 3), underflow=0.1),
+    "whole numbers": Entry(FixedPoint(8, 0), underflow=1.0),
     "uint8": uniform(Uniform(8, False)),
     "uint4 a channel": uniform(Uniform(4, False, PerChannel()), min_dims=1),
     "uint3 searched a group": uniform(Uniform(3, False, PerGroup(2), Fit.SEARCH), divides=2),
@@ -189,6 +201,11 @@ TABLE: dict[str, Entry] = {
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),
     "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False),
     "rank 2 in int8": Entry(LowRank(Rank(2)).then(Uniform(8)), min_dims=2, diagonal=False),
+    "large ones in float16": Entry(Split(Float(Width.FLOAT16), Uniform(4), 0.1), overflow=6e4, underflow=1e-7),
+    "half in a codebook": Entry(Split(Codebook(4), Sparse(Fraction(0.5)), 0.5)),
+    "half quantized": Entry(Incremental(Uniform(4), share=0.5)),
+    "a random half quantized": Entry(Incremental(Codebook(2), Choice.RANDOM, 0.5)),
+    "all quantized": Entry(Incremental(Codebook(5, Optimal()))),
     "signs plus signs": Entry(Plus(Uniform(1), Uniform(1))),
     "rank 1 plus signs": Entry(Plus(LowRank(Rank(1)), Uniform(1)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),

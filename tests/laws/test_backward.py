@@ -8,16 +8,20 @@ from torch import Tensor
 
 from featherweight.core.code import Code, Role
 from featherweight.core.scheme import Scheme
+from featherweight.schemes.binary import Binary
 from featherweight.schemes.codebook import Codebook, CodebookCode
+from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.incremental import Incremental
 from featherweight.schemes.sparse import Fraction, Gradient, Sparse
+from featherweight.schemes.split import Split, SplitCode
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform, UniformCode
 
 from .table import CASES, TABLE, WEIGHTS
 from .test_files import same
 
 
-@pytest.mark.parametrize("name, weight", CASES)
+@pytest.mark.parametrize("name, weight", [(name, weight) for name, weight in CASES if not TABLE[name].drawn])
 def test_forward_is_the_warm_projection(name: str, weight: str) -> None:
     """To the last bit, at the code's own weight and at one that has learned."""
     w, scheme = WEIGHTS[weight], TABLE[name].scheme
@@ -68,6 +72,26 @@ def _each(w: Tensor, code: UniformCode, values: Tensor) -> Tensor:
             return values.expand(w.shape)
 
 
+def inside_unit(w: Tensor, code: Code, upstream: Tensor) -> Tensor:
+    return upstream * ((w > -1) & (w < 1 - 2**-4))
+
+
+def not_frozen(w: Tensor, code: Code, upstream: Tensor) -> Tensor:
+    assert isinstance(code, SplitCode)
+    return upstream * ~code.mask
+
+
+def frozen(w: Tensor, code: Code, upstream: Tensor) -> Tensor:
+    return 0 * upstream
+
+
+def split_rules(w: Tensor, code: Code, upstream: Tensor) -> Tensor:
+    """Signs pass straight inside their magnitude; what is sparse, where it survives."""
+    assert isinstance(code, SplitCode) and isinstance(code.inside, UniformCode)
+    inside = w.abs() < code.inside.scales.decode()
+    return upstream * torch.where(code.mask, inside, code.decode() != 0)
+
+
 RULES: list[tuple[Scheme, Callable[[Tensor, Code, Tensor], Tensor]]] = [
     (Float(), straight),
     (Float(Width.BFLOAT16), straight),
@@ -80,6 +104,12 @@ RULES: list[tuple[Scheme, Callable[[Tensor, Code, Tensor], Tensor]]] = [
     (Uniform(3, False, PerChannel(1)), inside_range),
     (Uniform(2, True, PerGroup(4)), inside_range),
     (Uniform(1), inside_range),
+    (Binary(0.5), straight),
+    (Binary(0.5, stochastic=True), straight),
+    (FixedPoint(1, 4), inside_unit),
+    (Incremental(Codebook(4), share=0.5), not_frozen),
+    (Incremental(Codebook(4)), frozen),
+    (Split(Uniform(1), Sparse(Fraction(0.5)), 0.2), split_rules),
 ]
 
 
@@ -127,7 +157,11 @@ def test_a_centroid_receives_the_sum_of_its_members_gradients() -> None:
     torch.testing.assert_close(centroids.grad, expected)
 
 
-DIRECT = [name for name, entry in TABLE.items() if entry.takes(WEIGHTS["float64"])]
+DIRECT = [
+    name
+    for name, entry in TABLE.items()
+    if entry.takes(WEIGHTS["float64"]) and entry.scheme.project(WEIGHTS["float64"]).tensors(Role.DIRECT)
+]
 
 
 @pytest.mark.parametrize("name", DIRECT)
@@ -135,12 +169,11 @@ def test_gradients_of_direct_fields_are_those_of_decoding(name: str) -> None:
     """Finite differences in float64."""
     code = TABLE[name].scheme.project(WEIGHTS["float64"])
     fields = code.tensors(Role.DIRECT)
-    if not fields:
-        return  # levels and exponents alone
     upstream = torch.randn(code.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
     def loss(*values: Tensor) -> Tensor:
         return (code.with_tensors(dict(zip(fields, values, strict=True))).decode() * upstream).sum()
 
     inputs = [value.double().clone().requires_grad_() for value in fields.values()]
+    assert inputs
     assert torch.autograd.gradcheck(loss, inputs, eps=1e-6, atol=1e-5)

@@ -19,17 +19,33 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.checkpoint import FILE
 from featherweight.core.errors import DataError
-from featherweight.core.stage import Cubic, Iterative, Learn, Recipe, Stage, Training, everywhere, sgd
+from featherweight.core.stage import (
+    Cubic,
+    Iterative,
+    Learn,
+    Portions,
+    Recipe,
+    Stage,
+    Training,
+    adam,
+    everywhere,
+    sgd,
+)
 from featherweight.core.task import Example, Task
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
+from featherweight.schemes.binary import Binary
 from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.incremental import Incremental
+from featherweight.schemes.logarithmic import incremental
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
 from featherweight.training.loop import Progress
 from featherweight.training.objectives import distillation
+from featherweight.training.optimizers import Clipped, OnGrid
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 6, generator=GENERATOR)
@@ -87,6 +103,16 @@ RECIPES = {
     "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
     "free": Recipe("free", (stage("distort", Codebook(3), Learn.FREE, schedule=Iterative(4, fixed=True)),)),
     "mutual": Recipe("mutual", (stage("pull", Codebook(3), Learn.MUTUAL, schedule=Iterative(2, fixed=True)),)),
+    "portions": Recipe("p", (stage("freeze", Incremental(incremental(4)), Learn.LATENT, schedule=Portions()),)),
+    "portions of numbers": Recipe(
+        "p", (stage("freeze", Incremental(Codebook(4)), Learn.DIRECT, schedule=Portions((0.4, 1.0))),)
+    ),
+    "drawn signs": Recipe(
+        "b", (stage("binarize", Binary(0.5, True), Learn.LATENT, training={"optimizer": Clipped(adam, 0.5)}),)
+    ),
+    "fixed point": Recipe(
+        "f", (stage("round", FixedPoint(2, 6), Learn.FREE, training={"optimizer": OnGrid(sgd, FixedPoint(2, 6))}),)
+    ),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),

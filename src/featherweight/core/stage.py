@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import sha256
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,6 +83,26 @@ class Iterative(Schedule):
             return {0: 1.0}
         shares = [1.0 if self.fixed else 1 - (1 - (k + 1) / self.rounds) ** self.power for k in range(self.rounds)]
         return {k * steps // self.rounds: share for k, share in enumerate(shares)}
+
+
+@dataclass(frozen=True)
+class Portions(Schedule):
+    """Equal parts of the training, each begun by a projection to one of ``shares``: accumulated portions.
+
+    Incremental network quantization takes 50, 75, 87.5 and 100 % (Zhou et al. 2017, arXiv 1702.03044, section 3).
+    """
+
+    shares: tuple[float, ...] = (0.5, 0.75, 0.875, 1.0)
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in pairwise((0.0, *self.shares)))
+        if not self.shares or self.shares[-1] != 1 or not ascending:
+            raise SchemeError(f"portions of {self.shares}: give shares of the whole that rise and end at 1")
+
+    def targets(self, steps: int) -> dict[int, float]:
+        if steps < len(self.shares):
+            return {0: 1.0}
+        return {k * steps // len(self.shares): share for k, share in enumerate(self.shares)}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
+    binaryconnect,
     deep_compression,
     dettmers_8bit,
     dorefa_net,
@@ -13,8 +14,10 @@ from featherweight.papers import (
     gradual_pruning,
     han_pruning,
     hwgq,
+    inq,
     knowledge_distillation,
     lc_low_rank,
+    limited_numerical_precision,
     lin_fixed_point_sqnr,
     log_quantization,
     lognet,
@@ -39,6 +42,9 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "deep-compression": deep_compression.paper,
     "knowledge-distillation": knowledge_distillation.paper,
     "pruning-filters": pruning_filters.paper,
+    "binaryconnect": binaryconnect.paper,
+    "limited-numerical-precision": limited_numerical_precision.paper,
+    "inq": inq.paper,
     "xnor-net": xnor_net.paper,
     "gradual-pruning": gradual_pruning.paper,
     "lsq": lsq.paper,
