@@ -13,8 +13,10 @@ from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
+from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
-from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
+from featherweight.schemes.sparse import Deviations, Fraction, Gradient, L0Penalty, Magnitude, Scope, Sparse
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 
@@ -131,6 +133,11 @@ TABLE: dict[str, Entry] = {
     "above a threshold": Entry(Sparse(Magnitude(0.5))),
     "above a deviation": Entry(Sparse(Deviations(1.0))),
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
+    "at a price": Entry(Sparse(L0Penalty(0.1))),
+    "shrunk at a price": Entry(Shrunk(L1Penalty(0.1)), diagonal=False),
+    "shrunk into a ball": Entry(Shrunk(L1Ball(3.0)), diagonal=False),
+    "under a rising penalty": Entry(QuadraticPenalty(Sparse(Fraction(0.6)))),
+    "with multipliers": Entry(AugmentedLagrangian(Codebook(3, Optimal()), growth=1.2)),
     "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4, underflow=1e-7),
     "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),
     "sparse best codebook": Entry(Sparse(Magnitude()).then(Codebook(3, Optimal()))),
