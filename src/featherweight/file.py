@@ -28,6 +28,7 @@ from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.lowrank import LowRankCode
+from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.uniform import UniformCode
@@ -40,6 +41,7 @@ KINDS: dict[int, type[Code]] = {
     4: CodebookCode,
     5: LowRankCode,
     6: PlusCode,
+    12: MixtureCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

@@ -16,6 +16,7 @@ from featherweight.coding import Encoder, Writer, seal
 
 FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
+MIXTURE = 12
 
 Tree = tuple[int, tuple[int, ...], tuple[Any, ...]]
 """A layout: kind, settings, parts."""
@@ -199,6 +200,12 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "low-rank-too-high": lambda: one([2, 3], (LOW_RANK, (3,), (LEAF, LEAF))),
     "low-rank-of-one-factor": lambda: one([2, 3], (LOW_RANK, (1,), (LEAF,))),
     "low-rank-of-nothing": lambda: one([0, 3], (LOW_RANK, (1,), (LEAF, LEAF))),
+    "mixture-of-one": lambda: one([2], (MIXTURE, (1, 990_000), (LEAF, LEAF, LEAF))),
+    "mixture-huge": lambda: one([2], (MIXTURE, (2**40, 990_000), (LEAF, LEAF, LEAF))),
+    "mixture-all-at-zero": lambda: one([2], (MIXTURE, (2, 10**6), (LEAF, LEAF, LEAF))),
+    "mixture-of-two-parts": lambda: one([2], (MIXTURE, (2, 990_000), (LEAF, LEAF))),
+    "mixture-of-mixtures": lambda: one([2], (MIXTURE, (2, 990_000), ((MIXTURE, (2, 990_000), (LEAF,) * 3),) * 3)),
+    "mixture-of-nothing": lambda: one([0, 3], (MIXTURE, (2, 990_000), (LEAF, LEAF, LEAF))),
     "packed-nothing": lambda: blob(b""),
     "packed-of-nothing": lambda: packed(""),
     "packed-not-deflated": lambda: blob(b'{"tensors":[]}', coded()),

@@ -23,6 +23,7 @@ from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
+from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
@@ -93,6 +94,17 @@ def low_rank() -> Compressed:
     return student
 
 
+def mixture() -> Compressed:
+    """Numbers and components given: exponentials differ in the last digits between machines."""
+    student = Compressed(model())
+    single = Float(Width.FLOAT32)
+    assigned = ((numbers(6, 8) * 64).long() % 4).to(torch.int32)
+    parts = [single.project(numbers(count, step=step)) for count, step in ((3, 7), (4, 9), (3, 11))]
+    code = MixtureCode((6, 8), torch.float32, assigned, *parts, 990_000)
+    student.encode({"layer.weight": code}, {"layer.weight": Float()})
+    return student
+
+
 def cut() -> Compressed:
     student = Compressed(model())
     student.edit(Cut({"layer.bias": {0: (0, 2, 5)}}))
@@ -147,6 +159,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
     "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "mixture": lambda: built_in(mixture()),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 

@@ -13,6 +13,7 @@ from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
+from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
@@ -177,6 +178,7 @@ TABLE: dict[str, Entry] = {
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),
     "rank 2 in float16": Entry(LowRank(Rank(2)).then(Float(Width.FLOAT16)), min_dims=2, diagonal=False),
     "rank 2 in int8": Entry(LowRank(Rank(2)).then(Uniform(8)), min_dims=2, diagonal=False),
+    "mixture": Entry(Mixture(5, zero=0.5)),
     "signs plus signs": Entry(Plus(Uniform(1), Uniform(1))),
     "rank 1 plus signs": Entry(Plus(LowRank(Rank(1)), Uniform(1)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),

@@ -19,17 +19,31 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.checkpoint import FILE
 from featherweight.core.errors import DataError
-from featherweight.core.stage import Cubic, Iterative, Learn, Recipe, Stage, Training, everywhere, sgd
+from featherweight.core.stage import (
+    Cubic,
+    Homotopy,
+    Iterative,
+    Learn,
+    Objective,
+    Recipe,
+    Stage,
+    Training,
+    everywhere,
+    sgd,
+)
 from featherweight.core.task import Example, Task
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.mixture import Mixture
+from featherweight.schemes.multipliers import AugmentedLagrangian
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
 from featherweight.training.loop import Progress
-from featherweight.training.objectives import distillation
+from featherweight.training.objectives import TaskLoss, distillation
+from featherweight.training.penalties import Gamma, MixturePrior, Pull
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 6, generator=GENERATOR)
@@ -87,6 +101,30 @@ RECIPES = {
     "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
     "free": Recipe("free", (stage("distort", Codebook(3), Learn.FREE, schedule=Iterative(4, fixed=True)),)),
     "mutual": Recipe("mutual", (stage("pull", Codebook(3), Learn.MUTUAL, schedule=Iterative(2, fixed=True)),)),
+    "multipliers": Recipe(
+        "multipliers",
+        (
+            stage(
+                "constrain",
+                AugmentedLagrangian(Codebook(3), growth=1.5),
+                Learn.PULLED,
+                schedule=Homotopy(4, 1.5),
+                objective=Objective((TaskLoss(), Pull(1.0, rising=True))),
+            ),
+        ),
+    ),
+    "mixture": Recipe(
+        "mixture",
+        (
+            stage(
+                "share softly",
+                Mixture(6, deviation=1.0),
+                Learn.MUTUAL,
+                schedule=Iterative(3, fixed=True),
+                objective=Objective((TaskLoss(), MixturePrior(1e-3, Gamma(5.0, 0.01)))),
+            ),
+        ),
+    ),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),

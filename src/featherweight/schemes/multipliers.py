@@ -81,8 +81,8 @@ class AugmentedLagrangian(QuadraticPenalty):
     direction method of multipliers in its scaled form, ``x ← argmin L + ρ/2 ‖x − z + u‖²``, ``z ← Π(x + u)``,
     ``u ← u + x − z`` (Boyd, Parikh, Chu, Peleato and Eckstein 2011, section 3.1.1).
 
-    ``growth`` must be the schedule's: ``SchemeError`` at a target that is no power of it. Learning ends with ``inner``'s
-    own code of the weights. Multipliers never reach a file; checkpoints hold them as the second part of a sum.
+    ``growth`` must be the schedule's: ``SchemeError`` at a target that is no power of it. Learning ends with
+    ``inner``'s own code of the weights. Multipliers reach no file; a checkpoint holds them as the second part of a sum.
     """
 
     growth: float = 1.0
