@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.activations.learned import HalfWave
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
@@ -27,10 +28,13 @@ from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
+from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
+from featherweight.schemes.tables import TableCode
+from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
 
 KINDS: dict[int, type[Code]] = {
@@ -41,6 +45,9 @@ KINDS: dict[int, type[Code]] = {
     4: CodebookCode,
     5: LowRankCode,
     6: PlusCode,
+    7: LogCode,
+    8: TernaryCode,
+    9: TableCode,
     12: MixtureCode,
 }
 """Number in a file -> class. A number is never given to another class."""
@@ -48,7 +55,9 @@ KINDS: dict[int, type[Code]] = {
 EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
-FUNCTIONS: dict[str, type[StoredFunction]] = {each.identifier: each for each in (Quantizer, Sign, HalfWave)}
+FUNCTIONS: dict[str, type[StoredFunction]] = {
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer)
+}
 """Name in a file -> class of what activations are sent through."""
 
 BUILT_IN, PLAIN, PACKED = 0, 1, 2

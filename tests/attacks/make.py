@@ -16,6 +16,7 @@ from featherweight.coding import Encoder, Writer, seal
 
 FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
+LOG, TERNARY, TABLE = 7, 8, 9
 MIXTURE = 12
 
 Tree = tuple[int, tuple[int, ...], tuple[Any, ...]]
@@ -190,6 +191,20 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "uniform-channel-beyond": lambda: one([2], (UNIFORM, (2, 1, 1, 7), (LEAF,)), ([0, 0], 3)),
     "uniform-of-nothing-by-channel": lambda: one([0, 3], (UNIFORM, (2, 1, 1, 0), (LEAF,))),
     "uniform-of-no-rows-by-group": lambda: one([0, 4], (UNIFORM, (2, 1, 2, 2), (LEAF,))),
+    "log-of-no-magnitudes": lambda: one([2], (LOG, (0, 1, 1, 0), ()), ([0, 0], 1)),
+    "log-of-many-magnitudes": lambda: one([2], (LOG, (2**40, 1, 1, 0), ()), ([0, 0], 2**32)),
+    "log-of-base-3": lambda: one([2], (LOG, (2, 3, 1, 0), ()), ([0, 0], 5), ([9], 254)),
+    "log-of-two-scales": lambda: one([2], (LOG, (2, 1, 1, 0), (LEAF, LEAF)), ([0, 0], 5), ([9], 254)),
+    "log-of-no-spread": lambda: one([2], (LOG, (2, 1, 1), ()), ([0, 0], 5), ([9], 254)),
+    "log-group-across-rows": lambda: one([2, 3], (LOG, (2, 1, 1, 2, 6), ()), (np.zeros((2, 3), int), 5)),
+    "log-of-integers": lambda: one([2], (LOG, (2, 1, 1, 0), ()), ([0, 0], 5), ([9], 254), dtype="int32"),
+    "ternary-of-one-number": lambda: one([2], (TERNARY, (0,), (LEAF,)), ([0, 1], 3)),
+    "ternary-of-nothing": lambda: one([0], (TERNARY, (0,), (LEAF, LEAF))),
+    "ternary-channel-beyond": lambda: one([2], (TERNARY, (1, 3), (LEAF, LEAF)), ([0, 1], 3)),
+    "ternary-with-bits": lambda: one([2], (TERNARY, (0, 2), (LEAF, LEAF)), ([0, 1], 3)),
+    "table-unknown": lambda: one([2], (TABLE, (2, 0), (LEAF,)), ([0, 1], 256), ([0], 2**32)),
+    "table-without-a-scale": lambda: one([2], (TABLE, (0, 0), ()), ([0, 1], 256)),
+    "table-group-of-none": lambda: one([2], (TABLE, (0, 2, 0), (LEAF,)), ([0, 1], 256)),
     "codebook-of-none": lambda: one([2], (CODEBOOK, (0,), (LEAF,))),
     "codebook-huge": lambda: one([2], (CODEBOOK, (2**40,), (LEAF,))),
     "codebook-larger-than-its-tensor": lambda: one(
@@ -261,6 +276,12 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "operand-null": lambda: tap("layer", "convolve", 0, None),
     "sign-with-settings": lambda: taps(["sign", [1], [PLACE]]),
     "sign-with-a-table": lambda: taps(["sign", {}, [PLACE]]),
+    "log-taps-of-nothing": lambda: taps(["logarithmic", [], [PLACE]]),
+    "log-taps-of-no-magnitudes": lambda: taps(["logarithmic", [0, 1, 0, 1], [PLACE]]),
+    "log-taps-of-base-3": lambda: taps(["logarithmic", [7, 3, 0, 1], [PLACE]]),
+    "log-taps-too-high": lambda: taps(["logarithmic", [7, 2, 256, 1], [PLACE]]),
+    "log-taps-of-truth": lambda: taps(["logarithmic", [7, 2, 0, True], [PLACE]]),
+    "log-taps-of-fractions": lambda: taps(["logarithmic", [7, 2, 0.5, 1], [PLACE]]),
     "quantizer-with-a-table": lambda: taps(["uniform", {"bits": 8}, [PLACE]]),
     "quantizer-of-nothing": lambda: quantizer(),
     "quantizer-too-long": lambda: quantizer(8, 0, 1.0, 0),

@@ -35,6 +35,10 @@ def likely(dice: random.Random, shape: tuple[int, ...], depth: int = 0) -> Layou
         Layout(file.UniformCode, (dice.randrange(1, 9), dice.randrange(2), 1, dice.randrange(3)), (inner,)),
         Layout(file.UniformCode, (dice.randrange(1, 9), dice.randrange(2), 2, dice.randrange(1, 9)), (inner,)),
         Layout(file.CodebookCode, (dice.randrange(1, 9),), (inner,)),
+        Layout(file.LogCode, (dice.randrange(1, 129), dice.randrange(1, 3), dice.randrange(2), 0), (inner,)),
+        Layout(file.LogCode, (dice.randrange(1, 9), dice.randrange(1, 3), dice.randrange(2), 1, dice.randrange(3))),
+        Layout(file.TernaryCode, (2, dice.randrange(1, 9)), (inner, inner)),
+        Layout(file.TableCode, (dice.randrange(2), 0), (inner,)),
         Layout(file.LowRankCode, (dice.randrange(1, 5),), (inner, inner)),
         Layout(file.MixtureCode, (dice.randrange(1, 9), 10**6 - dice.randrange(3)), (leaf, leaf, leaf)),
     ))  # fmt: skip

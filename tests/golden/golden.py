@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.activations.learned import HalfWave
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
@@ -22,10 +23,13 @@ from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.tables import Table, Tabled
+from featherweight.schemes.ternary import TrainedTernary
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
 
 FOLDER = Path(__file__).parent / "files"
@@ -136,6 +140,18 @@ def tapped() -> Compressed:
     return student
 
 
+def log_tapped() -> Compressed:
+    student = Compressed(model())
+    layer = Place(Call("layer", Operator.LINEAR))
+    student.tap(
+        [
+            TapSite(layer, LogQuantizer(7, Base.ROOT, -3, signed=True)),
+            TapSite(Place(layer.call, None), LogQuantizer(15, Base.TWO, 2)),
+        ]
+    )
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -149,6 +165,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut": lambda: users(cut()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
+    "log-tapped": lambda: users(log_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
@@ -159,6 +176,13 @@ FILES: dict[str, Callable[[], bytes]] = {
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
     "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "logarithmic": lambda: built_in(coded(Logarithmic(3, search=True))),
+    "logarithmic-root-channel": lambda: built_in(coded(Logarithmic(4, Base.ROOT, False, granularity=PerChannel(1)))),
+    "shifts": lambda: built_in(coded(ShiftSum(2, 3))),
+    "ternary": lambda: built_in(coded(TrainedTernary(0.25))),
+    "ternary-group": lambda: built_in(coded(TrainedTernary(0.25, PerGroup(4)))),
+    "dynamic-tree": lambda: built_in(coded(Tabled(Table.DYNAMIC_TREE))),
+    "minifloat-channel": lambda: built_in(coded(Tabled(Table.MINIFLOAT, PerChannel(0)))),
     "mixture": lambda: built_in(mixture()),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }

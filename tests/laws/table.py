@@ -12,13 +12,16 @@ from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding, ShiftSum, incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, L0Penalty, Magnitude, Scope, Sparse
+from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
+from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 
 Start_ = Callable[[Tensor, Metric], Tensor]
@@ -166,6 +169,22 @@ TABLE: dict[str, Entry] = {
     "uint4 a channel": uniform(Uniform(4, False, PerChannel()), min_dims=1),
     "uint3 searched a group": uniform(Uniform(3, False, PerGroup(2), Fit.SEARCH), divides=2),
     "uint1": uniform(Uniform(1, False)),
+    "powers of two": Entry(Logarithmic(4, search=True)),
+    "powers of two a channel": Entry(Logarithmic(3, granularity=PerChannel(), search=True), min_dims=1),
+    "powers of two without zero": Entry(Logarithmic(4, zero=False, search=True)),
+    "powers of a root a group": Entry(Logarithmic(5, Base.ROOT, granularity=PerGroup(2), search=True), divides=2),
+    "incremental": Entry(incremental(3)),
+    "rounded exponents": Entry(Logarithmic(8, Base.ROOT, rounding=Rounding.LOGARITHMIC)),
+    "scaled powers of two": Entry(Logarithmic(3, scaled=True, granularity=PerChannel()), min_dims=1),
+    "shifts": Entry(ShiftSum(2, 3)),
+    "three shifts a channel": Entry(ShiftSum(3, 7, PerChannel()), min_dims=1),
+    "ternary": Entry(Ternary()),
+    "ternary a channel": Entry(Ternary(PerChannel()), min_dims=1),
+    "ternary by a threshold": Entry(ThresholdTernary()),
+    "trained ternary": Entry(TrainedTernary(0.2)),
+    "trained ternary a group": Entry(TrainedTernary(0.05, PerGroup(4)), divides=4),
+    "dynamic tree": Entry(Tabled()),
+    "minifloat a channel": Entry(Tabled(Table.MINIFLOAT, PerChannel()), min_dims=1),
     "best codebook of 1": Entry(Codebook(1, Optimal())),
     "best codebook of 5": Entry(Codebook(5, Optimal())),
     "codebook": Entry(Codebook(16), start=even(16)),

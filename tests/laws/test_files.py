@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import entropy
 from featherweight.core.code import Code
@@ -18,6 +19,7 @@ from featherweight.core.stage import Learn
 from featherweight.core.tap import Call, Function, Operator, Place, TapSite
 from featherweight.graph.fold import Fold
 from featherweight.schemes.floats import INTEGERS
+from featherweight.schemes.logarithmic import Base
 from featherweight.schemes.uniform import PerChannel, Uniform
 
 from .codes import SYMBOLS
@@ -173,6 +175,8 @@ FUNCTIONS: dict[str, Callable[[], Function]] = {
     "a subnormal scale": lambda: Quantizer(8, -128, torch.tensor(1e-45)),
     "a huge scale": lambda: Quantizer(8, -128, torch.tensor(3.4e38)),
     "sign": Sign,
+    "powers of two": lambda: LogQuantizer(7, Base.TWO, 1, signed=True),
+    "powers of a root": lambda: LogQuantizer(15, Base.ROOT, -2),
 }
 NORMED_PLACES = [
     Place(Call("conv", Operator.CONVOLVE), 0),

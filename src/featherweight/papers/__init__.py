@@ -6,7 +6,9 @@ from difflib import get_close_matches
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
     deep_compression,
+    dettmers_8bit,
     dorefa_net,
+    fixed_point_ternary_dnn,
     gptq,
     gradual_pruning,
     han_pruning,
@@ -14,14 +16,20 @@ from featherweight.papers import (
     knowledge_distillation,
     lc_low_rank,
     lin_fixed_point_sqnr,
+    log_quantization,
+    lognet,
     lsq,
+    mf_dfp,
     mxnet_quantization,
     pact,
     pruning_filters,
     qat_jacob,
     qnn,
     ristretto,
+    shiftcnn,
+    ternary_weight_networks,
     tf_contrib_quantize,
+    ttq,
     xnor_net,
 )
 from featherweight.papers.paper import Claim, Paper
@@ -45,6 +53,14 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "mxnet-quantization": mxnet_quantization.paper,
     "ristretto": ristretto.paper,
     "lin-fixed-point-sqnr": lin_fixed_point_sqnr.paper,
+    "ternary-weight-networks": ternary_weight_networks.paper,
+    "ttq": ttq.paper,
+    "fixed-point-ternary-dnn": fixed_point_ternary_dnn.paper,
+    "log-quantization": log_quantization.paper,
+    "lognet": lognet.paper,
+    "shiftcnn": shiftcnn.paper,
+    "mf-dfp": mf_dfp.paper,
+    "dettmers-8bit": dettmers_8bit.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

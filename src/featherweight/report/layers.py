@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from featherweight.activations.learned import HalfWave
+from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.core.compressed import Compressed, twin
 from featherweight.core.edit import Edit
@@ -77,6 +78,9 @@ def _activation(places: tuple[str, ...], function: Function) -> Activation:
             return Activation(
                 places, "half-wave", function.bits, 0.0, (2**function.bits - 1) * function.step, function.step
             )
+        case LogQuantizer():
+            lowest = -function.largest if function.signed else 0.0
+            return Activation(places, "logarithmic", function.bits, lowest, function.largest)
         case _:
             return Activation(places, type(function).__name__, None)
 

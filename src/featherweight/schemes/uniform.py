@@ -84,6 +84,43 @@ def unblocked(matrix: Tensor, shape: tuple[int, ...], granularity: Granularity) 
     return matrix.reshape(shape)
 
 
+def spread_of(granularity: Granularity) -> tuple[int, ...]:
+    """The settings that a file has for a granularity."""
+    match granularity:
+        case PerTensor():
+            return (0,)
+        case PerChannel(axis):
+            return (1, axis)
+        case PerGroup(size):
+            return (2, size)
+
+
+def granularity_of(settings: tuple[int, ...], shape: tuple[int, ...]) -> Granularity | None:
+    """Inverse of :func:`spread_of`; ``None`` for settings that no code of this shape has, empty ones among them."""
+    if not prod(shape):
+        return None
+    match settings:
+        case (0,):
+            return PerTensor()
+        case (1, axis) if axis < len(shape):
+            return PerChannel(axis)
+        case (2, size) if size >= 1 and _row(shape) % size == 0:
+            return PerGroup(size)
+        case _:
+            return None
+
+
+def block_count(granularity: Granularity, shape: tuple[int, ...]) -> int:
+    """How many blocks a tensor of this shape has."""
+    match granularity:
+        case PerTensor():
+            return 1
+        case PerChannel(axis):
+            return shape[axis]
+        case PerGroup(size):
+            return prod(shape) // size
+
+
 @dataclass(frozen=True)
 class Grid:
     """The integers of a uniform code: ``low .. high``, and whether they are shifted by a zero point.
@@ -156,14 +193,7 @@ class UniformCode(Code):
         return unblocked(levels * self.scales.decode()[:, None], self.shape, self.granularity).to(self.dtype)
 
     def settings(self) -> tuple[int, ...]:
-        match self.granularity:
-            case PerTensor():
-                spread: tuple[int, ...] = (0,)
-            case PerChannel(axis):
-                spread = (1, axis)
-            case PerGroup(size):
-                spread = (2, size)
-        return (self.grid.bits, 2 if self.grid.odd else int(self.grid.symmetric), *spread)
+        return (self.grid.bits, 2 if self.grid.odd else int(self.grid.symmetric), *spread_of(self.granularity))
 
     def streams(self) -> Iterator[Stream]:
         yield Stream("levels", (self.levels.long() - self.grid.low) // self.grid.step, self.grid.alphabet)
@@ -174,19 +204,17 @@ class UniformCode(Code):
     @classmethod
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "UniformCode":
         match layout.settings:
-            case (bits, 0 | 1 | 2 as kind, 0):
-                granularity: Granularity = PerTensor()
-            case (bits, 0 | 1 | 2 as kind, 1, axis) if axis < len(shape):
-                granularity = PerChannel(axis)
-            case (bits, 0 | 1 | 2 as kind, 2, size) if size >= 1 and _row(shape) % size == 0:
-                granularity = PerGroup(size)
+            case (bits, 0 | 1 | 2 as kind, *spread):
+                granularity = granularity_of(tuple(spread), shape)
             case _:
-                raise FormatError(f"a uniform code of shape {shape} has no settings {layout.settings}")
-        if not 1 <= bits <= 8 or len(layout.parts) != 1 or not prod(shape):
-            raise FormatError(f"a uniform code of shape {shape} has no {bits} bits and {len(layout.parts)} parts")
+                granularity = None
+        if granularity is None or not 1 <= bits <= 8 or len(layout.parts) != 1:
+            raise FormatError(
+                f"a uniform code of shape {shape} has no settings {layout.settings} and {len(layout.parts)} parts"
+            )
         grid = Grid(bits, kind > 0, kind == 2)
         levels = take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low
-        count = blocks(levels, granularity).shape[0]
+        count = block_count(granularity, shape)
         zeros = None if grid.symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
         scales = read_part(layout, 0, (count,), numbers, take, "scales")

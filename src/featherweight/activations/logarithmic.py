@@ -1,0 +1,167 @@
+"""Logarithmic quantizers: activations, and gradients, that are powers of two or of its root."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from featherweight.activations.rules import inputs
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import FormatError, SchemeError
+from featherweight.core.stage import TapRule
+from featherweight.core.tap import Function, Place, StoredFunction, TapSite
+from featherweight.core.task import Task
+from featherweight.schemes.logarithmic import Base, Powers
+
+
+class LogQuantizer(StoredFunction):
+    """``x̂ = sign(x) · base^min(e, t)`` with ``e = round(log_base |x|)``, and 0 where ``e ≤ t − K``.
+
+    ``K`` magnitudes under a top exponent ``t`` in steps of the base; where it is not ``signed``, what is negative is 0
+    (Miyashita, Lee and Murmann 2016, arXiv 1603.01025, equations 3 to 5, whose full scale range is ``t + 1``). ``b``
+    bits hold ``2ᵇ − 1`` magnitudes, or ``2ᵇ⁻¹ − 1`` with a sign. Backward: straight through where ``|x|`` is not over
+    ``base^(t + ½)`` (and ``x > 0``, where there is no sign), else 0.
+    """
+
+    identifier = "logarithmic"
+
+    def __init__(self, magnitudes: int, base: Base, top: int, *, signed: bool = False) -> None:
+        super().__init__()
+        least, most = Powers(magnitudes, base).tops(torch.float32)
+        if not least <= top <= most:
+            raise SchemeError(f"a top exponent of {top} steps is not in {least}..{most}")
+        self.magnitudes, self.base, self.top, self.signed = magnitudes, base, top, signed
+
+    @classmethod
+    def covering(cls, x: Tensor, bits: int, base: Base = Base.TWO) -> "LogQuantizer":
+        """Up to the exponent that the largest magnitude of ``x`` rounds to; with a sign where ``x`` has one."""
+        if not 1 <= bits <= 8:
+            raise SchemeError(f"{bits} bits are not in 1..8")
+        signed = bool((x < 0).any())
+        if signed and bits == 1:
+            raise SchemeError("one bit holds no sign and a magnitude; take 2 bits or more, or Signs")
+        magnitudes = 2 ** (bits - 1) - 1 if signed else min(2**bits - 1, Powers.LARGEST)
+        largest = x.detach().abs().max().double()
+        least, most = Powers(magnitudes, base).tops(torch.float32)
+        top = round(base.value * float(torch.log2(largest))) if largest > 0 else 0
+        return cls(magnitudes, base, min(max(top, least), most), signed=signed)
+
+    @property
+    def bits(self) -> int:
+        return (self.magnitudes * (1 + int(self.signed))).bit_length()
+
+    @property
+    def largest(self) -> float:
+        return float(2 ** (self.top / self.base.value))
+
+    @property
+    def smallest(self) -> float:
+        return float(2 ** ((self.top - self.magnitudes + 1) / self.base.value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        limit = 2 ** ((self.top + 0.5) / self.base.value)
+        inside = x.clamp(-limit if self.signed else 0, limit)
+        with torch.no_grad():
+            y = _rounded(x, self.magnitudes, self.base, self.top)
+            y = y if self.signed else y.relu()
+        if torch.compiler.is_exporting():
+            return y
+        replaced: Tensor = _Replaced.apply(inside, y)  # type: ignore[no-untyped-call]
+        return replaced
+
+    def to_json(self) -> list[Any]:
+        return [self.magnitudes, self.base.value, self.top, int(self.signed)]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "LogQuantizer":
+        if [type(value) for value in record] == [int] * 4:
+            magnitudes, base, top, signed = record
+            if 1 <= magnitudes <= Powers.LARGEST and base in (1, 2) and signed in (0, 1):
+                least, most = Powers(magnitudes, Base(base)).tops(torch.float32)
+                if least <= top <= most:
+                    return cls(magnitudes, Base(base), top, signed=bool(signed))
+        raise FormatError(f"{record} is no logarithmic quantizer")
+
+    def extra_repr(self) -> str:
+        return f"{self.smallest:.4g}..{self.largest:.4g}, {self.magnitudes} magnitudes, signed={self.signed}"
+
+
+def _rounded(x: Tensor, magnitudes: int, base: Base, top: Tensor | int) -> Tensor:
+    """``x`` with its exponents rounded, clipped at ``top``, and zero below the last of ``magnitudes``."""
+    exponents = (torch.log2(x.abs().float()) * base.value).round()
+    value = torch.exp2(exponents.clamp(max=top) / base.value)
+    return torch.where(exponents > top - magnitudes, value * x.sign(), torch.zeros_like(value)).to(x.dtype)
+
+
+class _Replaced(torch.autograd.Function):
+    """The second tensor forward, the gradient of the first backward: no sum rounds what is a power of two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class LogGradient(Function):
+    """The identity, whose gradient is rounded to powers: ``bits`` bits with a sign under the batch's largest magnitude.
+
+    Miyashita, Lee and Murmann 2016, arXiv 1603.01025, section 5 train with gradients of 5 bits. Learning alone uses
+    it: it does not stay.
+    """
+
+    def __init__(self, bits: int, base: Base = Base.TWO) -> None:
+        super().__init__()
+        if not 2 <= bits <= 8:
+            raise SchemeError(f"{bits} bits are not in 2..8")
+        self.bits, self.base = bits, base
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _RoundedGradient.apply(x, 2 ** (self.bits - 1) - 1, self.base)  # type: ignore[no-untyped-call]
+        return y
+
+    def settled(self) -> None:
+        return None
+
+
+class _RoundedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, magnitudes: int, base: Base) -> Tensor:
+        ctx.magnitudes, ctx.base = magnitudes, base
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        largest = g.abs().max().float().clamp(min=torch.finfo(torch.float32).tiny)
+        top = (torch.log2(largest) * ctx.base.value).round()
+        return _rounded(g, ctx.magnitudes, ctx.base, top), None, None
+
+
+@dataclass(frozen=True)
+class LogActivations(TapRule):
+    """Quantize what convolutions and linear layers of the matching modules take in to powers of ``base``.
+
+    ``bits`` everywhere but at the modules of ``exceptions``. Top exponents are those of the first calibration batch.
+    With ``gradients`` the gradients that reach these layers' results are rounded to powers of so many bits while
+    learning.
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    bits: int = 4
+    base: Base = Base.TWO
+    exceptions: tuple[tuple[str, int], ...] = ()
+    gradients: int | None = None
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        found = inputs(student, task, self.modules)
+        sites = [TapSite(place, LogQuantizer.covering(x, self._bits(place), self.base)) for place, x in found.items()]
+        if self.gradients is not None:
+            sites += [TapSite(Place(place.call, None), LogGradient(self.gradients, self.base)) for place in found]
+        return sites
+
+    def _bits(self, place: Place) -> int:
+        return next((bits for name, bits in self.exceptions if fnmatchcase(place.call.module, name)), self.bits)
