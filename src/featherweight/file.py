@@ -31,6 +31,7 @@ from featherweight.schemes.fixed_point import FixedPointCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
 from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
+from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.split import SplitCode
@@ -49,6 +50,7 @@ KINDS: dict[int, type[Code]] = {
     7: LogCode,
     8: TernaryCode,
     9: TableCode,
+    12: MixtureCode,
     14: SplitCode,
     15: FixedPointCode,
 }

@@ -18,6 +18,7 @@ FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
 LOG, TERNARY, TABLE = 7, 8, 9
 SPLIT, FIXED_POINT = 14, 15
+MIXTURE = 12
 
 Tree = tuple[int, tuple[int, ...], tuple[Any, ...]]
 """A layout: kind, settings, parts."""
@@ -229,6 +230,12 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "fixed-point-with-a-part": lambda: one([2], (FIXED_POINT, (2, 1), (LEAF,)), ([0, 1], 4)),
     "fixed-point-of-nothing": lambda: one([0, 3], (FIXED_POINT, (2, 1), ())),
     "fixed-point-of-whole-numbers": lambda: one([2], (FIXED_POINT, (2, 0), ()), ([0, 1], 4), dtype="int64"),
+    "mixture-of-one": lambda: one([2], (MIXTURE, (1, 990_000), (LEAF, LEAF, LEAF))),
+    "mixture-huge": lambda: one([2], (MIXTURE, (2**40, 990_000), (LEAF, LEAF, LEAF))),
+    "mixture-all-at-zero": lambda: one([2], (MIXTURE, (2, 10**6), (LEAF, LEAF, LEAF))),
+    "mixture-of-two-parts": lambda: one([2], (MIXTURE, (2, 990_000), (LEAF, LEAF))),
+    "mixture-of-mixtures": lambda: one([2], (MIXTURE, (2, 990_000), ((MIXTURE, (2, 990_000), (LEAF,) * 3),) * 3)),
+    "mixture-of-nothing": lambda: one([0, 3], (MIXTURE, (2, 990_000), (LEAF, LEAF, LEAF))),
     "packed-nothing": lambda: blob(b""),
     "packed-of-nothing": lambda: packed(""),
     "packed-not-deflated": lambda: blob(b'{"tensors":[]}', coded()),

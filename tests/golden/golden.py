@@ -26,6 +26,7 @@ from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
+from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.split import Split
@@ -96,6 +97,17 @@ def low_rank() -> Compressed:
     half = Float(Width.FLOAT16)
     code = LowRankCode((6, 8), torch.float32, half.project(numbers(6, 2)), half.project(numbers(2, 8)))
     student.encode({"layer.weight": code}, {"layer.weight": LowRank(Rank(2), half)})
+    return student
+
+
+def mixture() -> Compressed:
+    """Numbers and components given: exponentials differ in the last digits between machines."""
+    student = Compressed(model())
+    single = Float(Width.FLOAT32)
+    assigned = ((numbers(6, 8) * 64).long() % 4).to(torch.int32)
+    parts = [single.project(numbers(count, step=step)) for count, step in ((3, 7), (4, 9), (3, 11))]
+    code = MixtureCode((6, 8), torch.float32, assigned, *parts, 990_000)
+    student.encode({"layer.weight": code}, {"layer.weight": Float()})
     return student
 
 
@@ -176,6 +188,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "ternary-group": lambda: built_in(coded(TrainedTernary(0.25, PerGroup(4)))),
     "dynamic-tree": lambda: built_in(coded(Tabled(Table.DYNAMIC_TREE))),
     "minifloat-channel": lambda: built_in(coded(Tabled(Table.MINIFLOAT, PerChannel(0)))),
+    "mixture": lambda: built_in(mixture()),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 

@@ -17,8 +17,11 @@ from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Choice, Incremental
 from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding, ShiftSum, incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
+from featherweight.schemes.mixture import Mixture
+from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
-from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
+from featherweight.schemes.sparse import Deviations, Fraction, Gradient, L0Penalty, Magnitude, Scope, Sparse
 from featherweight.schemes.split import Split
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
@@ -140,6 +143,11 @@ TABLE: dict[str, Entry] = {
     "above a threshold": Entry(Sparse(Magnitude(0.5))),
     "above a deviation": Entry(Sparse(Deviations(1.0))),
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
+    "at a price": Entry(Sparse(L0Penalty(0.1))),
+    "shrunk at a price": Entry(Shrunk(L1Penalty(0.1)), diagonal=False),
+    "shrunk into a ball": Entry(Shrunk(L1Ball(3.0)), diagonal=False),
+    "under a rising penalty": Entry(QuadraticPenalty(Sparse(Fraction(0.6)))),
+    "with multipliers": Entry(AugmentedLagrangian(Codebook(3, Optimal()), growth=1.2)),
     "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4, underflow=1e-7),
     "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),
     "sparse best codebook": Entry(Sparse(Magnitude()).then(Codebook(3, Optimal()))),
@@ -206,6 +214,7 @@ TABLE: dict[str, Entry] = {
     "half quantized": Entry(Incremental(Uniform(4), share=0.5)),
     "a random half quantized": Entry(Incremental(Codebook(2), Choice.RANDOM, 0.5)),
     "all quantized": Entry(Incremental(Codebook(5, Optimal()))),
+    "mixture": Entry(Mixture(5, zero=0.5)),
     "signs plus signs": Entry(Plus(Uniform(1), Uniform(1))),
     "rank 1 plus signs": Entry(Plus(LowRank(Rank(1)), Uniform(1)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),

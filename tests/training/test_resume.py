@@ -21,8 +21,10 @@ from featherweight.checkpoint import FILE
 from featherweight.core.errors import DataError
 from featherweight.core.stage import (
     Cubic,
+    Homotopy,
     Iterative,
     Learn,
+    Objective,
     Portions,
     Recipe,
     Stage,
@@ -40,12 +42,15 @@ from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Incremental
 from featherweight.schemes.logarithmic import incremental
+from featherweight.schemes.mixture import Mixture
+from featherweight.schemes.multipliers import AugmentedLagrangian
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
 from featherweight.training.loop import Progress
-from featherweight.training.objectives import distillation
+from featherweight.training.objectives import TaskLoss, distillation
 from featherweight.training.optimizers import Clipped, OnGrid
+from featherweight.training.penalties import Gamma, MixturePrior, Pull
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 6, generator=GENERATOR)
@@ -112,6 +117,30 @@ RECIPES = {
     ),
     "fixed point": Recipe(
         "f", (stage("round", FixedPoint(2, 6), Learn.FREE, training={"optimizer": OnGrid(sgd, FixedPoint(2, 6))}),)
+    ),
+    "multipliers": Recipe(
+        "multipliers",
+        (
+            stage(
+                "constrain",
+                AugmentedLagrangian(Codebook(3), growth=1.5),
+                Learn.PULLED,
+                schedule=Homotopy(4, 1.5),
+                objective=Objective((TaskLoss(), Pull(1.0, rising=True))),
+            ),
+        ),
+    ),
+    "mixture": Recipe(
+        "mixture",
+        (
+            stage(
+                "share softly",
+                Mixture(6, deviation=1.0),
+                Learn.MUTUAL,
+                schedule=Iterative(3, fixed=True),
+                objective=Objective((TaskLoss(), MixturePrior(1e-3, Gamma(5.0, 0.01)))),
+            ),
+        ),
     ),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)

@@ -70,6 +70,21 @@ class Deviations:
     quality: float
 
 
+@dataclass(frozen=True)
+class L0Penalty:
+    """``min_v ½ ‖w − v‖² + price · ‖v‖₀``: entries of importance ``|w|`` at or below ``√(2 · price)`` are zero.
+
+    Hard thresholding: the compression step of learning-compression with an l0 penalty, where ``price = α/μ``
+    (Carreira-Perpiñán and Idelbayev 2018, CVPR, section 4).
+    """
+
+    price: float
+
+    def __post_init__(self) -> None:
+        if self.price < 0:
+            raise SchemeError(f"a price of {self.price} for an entry is below 0")
+
+
 class Scope(Enum):
     """Over what a share is counted."""
 
@@ -93,7 +108,7 @@ class Sparse(Scheme):
     those with ``√d |w|`` above it. Survivors that ``values`` rounds to zero leave the support; one entry always stays.
     """
 
-    amount: Fraction | Magnitude | Deviations
+    amount: Fraction | Magnitude | Deviations | L0Penalty
     values: Scheme = Float()
     scope: Scope = Scope.TENSOR
     gradient: Gradient = Gradient.MASKED
@@ -124,13 +139,15 @@ class Sparse(Scheme):
                 return replace(self, amount=Magnitude(target * threshold))
             case Deviations(quality):
                 return replace(self, amount=Deviations(target * quality))
+            case L0Penalty(price):
+                return replace(self, amount=L0Penalty(target * price))
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> SparseCode:
         check_weight(w)
         if warm is not None:
-            before = _as_sparse(warm)
+            before = as_sparse(warm)
             values = self.values.project(w[before.support], metric.select(before.support), warm=before.values)
             return SparseCode(tuple(w.shape), w.dtype, before.support, values)
         return self._on(w, metric, self._support(importance(w, metric)), rate)
@@ -147,20 +164,20 @@ class Sparse(Scheme):
         supports = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
         codes: dict[str, Code] = {}
         for (name, w), support in zip(weights.items(), supports, strict=True):
-            codes[name] = self._on(w, metrics[name], _never_empty(support.reshape(w.shape), w.abs()), None)
+            codes[name] = self._on(w, metrics[name], never_empty(support.reshape(w.shape), w.abs()), None)
         return codes
 
     def through(self, w: Tensor, code: Code) -> Tensor:
-        support = _as_sparse(code).support
+        support = as_sparse(code).support
         if self.gradient is Gradient.DENSE:
             return super().through(w, code)
         if isinstance(self.values, Float):
             return self.values.through(w * support, code)
-        values = self.values.through(w[support], _as_sparse(code).values)
+        values = self.values.through(w[support], as_sparse(code).values)
         return values.new_zeros(w.shape).masked_scatter(support, values)
 
     def carried(self, w: Tensor, code: Code) -> Tensor:
-        return w * _as_sparse(code).support if self.gradient is Gradient.MASKED else w
+        return w * as_sparse(code).support if self.gradient is Gradient.MASKED else w
 
     def _support(self, score: Tensor) -> Tensor:
         match self.amount:
@@ -172,19 +189,21 @@ class Sparse(Scheme):
                 support = support.reshape(score.shape) & (score > 0)
             case Magnitude(threshold):
                 support = score > threshold
+            case L0Penalty(price):
+                support = score > (2 * price) ** 0.5
             case Deviations(quality):
                 support = score > quality * score.double().square().mean().sqrt().to(score.dtype)
-        return _never_empty(support, score)
+        return never_empty(support, score)
 
     def _on(self, w: Tensor, metric: Metric, support: Tensor, rate: Rate | None) -> SparseCode:
         """The code on a given support, less what ``values`` rounds to zero."""
         values = self.values.project(w[support], metric.select(support), rate=rate)
         code = SparseCode(tuple(w.shape), w.dtype, support, values)
-        alive = _never_empty(support & (code.decode() != 0), w.abs())
+        alive = never_empty(support & (code.decode() != 0), w.abs())
         return code if bool((alive == support).all()) else self._on(w, metric, alive, rate)
 
 
-def _never_empty(support: Tensor, score: Tensor) -> Tensor:
+def never_empty(support: Tensor, score: Tensor) -> Tensor:
     """At least the most important entry stays: a code of nothing would have no numbers to learn."""
     if bool(support.any()):
         return support
@@ -199,7 +218,7 @@ def importance(w: Tensor, metric: Metric) -> Tensor:
     return w.abs() if weights is None else weights.double().sqrt() * w.double().abs()
 
 
-def _as_sparse(code: Code) -> SparseCode:
+def as_sparse(code: Code) -> SparseCode:
     if not isinstance(code, SparseCode):
         raise SchemeError(f"a warm start of a sparse scheme is a sparse code, not {type(code).__name__}")
     return code
