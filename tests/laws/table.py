@@ -11,6 +11,7 @@ from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.plus import Plus
@@ -165,6 +166,10 @@ TABLE: dict[str, Entry] = {
     "codebook from a draw": Entry(Codebook(4, Lloyd(Start.RANDOM, seed=3))),
     "codebook of one step": Entry(Codebook(6, Lloyd(iterations=1)), start=even(6)),
     "large codebook": Entry(Codebook(300), start=even(300)),
+    "a price a bit": Entry(EntropyConstrained(Multiplier(0.05))),
+    "a mean of bits": Entry(EntropyConstrained(MeanBits(1.5))),
+    "bins of a mean of bits": Entry(EntropyConstrained(MeanBits(2), Cells.BINS)),
+    "sparse at a price a bit": Entry(Sparse(Fraction(0.5)).then(EntropyConstrained(Multiplier(0.01)))),
     "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
     "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),

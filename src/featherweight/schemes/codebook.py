@@ -113,11 +113,9 @@ class Codebook(Scheme):
         weights = metric.weights(w)
         d = None if weights is None else weights.flatten().to(torch.float64)
         if warm is not None:
-            centroids = _as_codebook(warm).centroids
+            centroids = as_codebook(warm).centroids
         else:
-            numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
-            means = self._centroids(x, d).to(numbers)
-            centroids = Floats.holding(rounded(means, narrow(means)).unique(), narrow(means))  # type: ignore[no-untyped-call]
+            centroids = stored_centroids(self._centroids(x, d), w.dtype)
         return self._assigned(w, x, d, centroids, rate, drop=warm is None and rate is None)
 
     def _centroids(self, x: Tensor, d: Tensor | None) -> Tensor:
@@ -144,16 +142,9 @@ class Codebook(Scheme):
         self, w: Tensor, x: Tensor, d: Tensor | None, centroids: Code, rate: Rate | None, drop: bool
     ) -> CodebookCode:
         values = centroids.decode().detach().double()
-        if rate is None:
-            order = values.argsort()
-            ascending = values[order]
-            indices = order[torch.bucketize(x, (ascending[1:] + ascending[:-1]) / 2)]
-        else:
-            indices = _cheapest(x, d, values, rate)
+        indices = nearest(x, values) if rate is None else _cheapest(x, d, values, rate)
         if drop:
-            used, indices = indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-            if len(used) < len(values):
-                centroids = Floats.holding(centroids.decode()[used], _width(centroids))
+            centroids, indices = dropped(centroids, indices)
         return CodebookCode(tuple(w.shape), w.dtype, indices.reshape(w.shape).to(torch.int32), centroids)
 
 
@@ -168,11 +159,30 @@ def _cheapest(x: Tensor, d: Tensor | None, values: Tensor, rate: Rate) -> Tensor
     return best
 
 
-def _width(code: Code) -> Width:
-    return code.width if isinstance(code, Floats) else Width.FLOAT32
+def nearest(x: Tensor, values: Tensor) -> Tensor:
+    """The index of the value that is nearest to each entry; of two that are as near, the lower value's."""
+    order = values.argsort()
+    ascending = values[order]
+    return order[torch.bucketize(x, (ascending[1:] + ascending[:-1]) / 2)]
 
 
-def _as_codebook(code: Code) -> CodebookCode:
+def stored_centroids(means: Tensor, dtype: torch.dtype) -> Floats:
+    """Centroids of a weight of type ``dtype``: ascending, in float16 where its range holds them, equal ones once."""
+    numbers = means.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    width = narrow(numbers)
+    return Floats.holding(rounded(numbers, width).unique(), width)  # type: ignore[no-untyped-call]
+
+
+def dropped(centroids: Code, indices: Tensor) -> tuple[Code, Tensor]:
+    """The centroids that are used, and indices of these."""
+    used, among = indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    if len(used) == centroids.shape[0]:
+        return centroids, indices
+    width = centroids.width if isinstance(centroids, Floats) else Width.FLOAT32
+    return Floats.holding(centroids.decode()[used], width), among
+
+
+def as_codebook(code: Code) -> CodebookCode:
     if not isinstance(code, CodebookCode):
         raise SchemeError(f"a warm start of a codebook scheme is a codebook code, not {type(code).__name__}")
     return code
