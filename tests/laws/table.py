@@ -10,7 +10,7 @@ from torch import Tensor
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
-from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbiased
 from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
@@ -170,6 +170,7 @@ TABLE: dict[str, Entry] = {
     "a mean of bits": Entry(EntropyConstrained(MeanBits(1.5))),
     "bins of a mean of bits": Entry(EntropyConstrained(MeanBits(2), Cells.BINS)),
     "sparse at a price a bit": Entry(Sparse(Fraction(0.5)).then(EntropyConstrained(Multiplier(0.01)))),
+    "unbiased levels": Entry(Codebook(5, Unbiased())),
     "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
     "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),

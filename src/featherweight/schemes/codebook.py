@@ -15,7 +15,7 @@ from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
 from featherweight.schemes.floats import Floats, Width, narrow, rounded
-from featherweight.schemes.kmeans import lloyd, optimal, spread
+from featherweight.schemes.kmeans import lloyd, optimal, spread, unbiased
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +82,35 @@ class Lloyd:
 
 
 @dataclass(frozen=True)
+class Unbiased:
+    """The levels with the least variance of rounding at random to the two next to an entry: exact, at entries.
+
+    ``min Σ d (u − w)(w − l)``, :func:`featherweight.schemes.kmeans.unbiased` (ZipML, Zhang et al. 2016, arXiv
+    1611.05402). The code itself takes the nearest level; :func:`featherweight.training.stochastic.rounded_at_random`
+    rounds as they are made for.
+    """
+
+
+@dataclass(frozen=True)
 class Codebook(Scheme):
     """``min Σ d_i (w_i − c_{a(i)})²`` over at most ``size`` centroids ``c`` and assignments ``a``: k-means on a line.
 
-    Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum. Centroids are
-    stored in float16 where its range holds them, else in float32; an empty cluster is dropped, and those that rounding
-    makes equal are one. A tensor that has no more distinct entries than ``size`` is its own codebook. With ``rate``,
-    assignments minimise ``d (w − c)² + λ bits``: entropy-constrained scalar quantization (Chou, Lookabaugh and Gray
-    1989) for a frozen table.
+    Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum; in a diagonal
+    metric centroids are ``Σ d w / Σ d`` (Choi, El-Khamy and Lee 2016, arXiv 1612.01543, section 3). :class:`Unbiased`
+    levels minimise another sum. Centroids are stored in float16 where its range holds them, else in float32; an empty
+    cluster is dropped, and those that rounding makes equal are one. A tensor that has no more distinct entries than
+    ``size`` is its own codebook. With ``rate``, assignments minimise ``d (w − c)² + λ bits`` for a frozen table;
+    :class:`featherweight.schemes.entropy.EntropyConstrained` finds centroids and table too.
     """
 
     LARGEST: ClassVar[int] = 4096
 
     size: int = 16
-    fit: Optimal | Lloyd = Lloyd()
+    fit: Optimal | Lloyd | Unbiased = Lloyd()
 
     def __post_init__(self) -> None:
+        if self.size == 1 and isinstance(self.fit, Unbiased):
+            raise SchemeError("unbiased rounding needs two levels at least; take a codebook of 2 or more")
         if not 1 <= self.size <= self.LARGEST:
             raise SchemeError(f"a codebook of {self.size} entries is not in 1..{self.LARGEST}")
 
@@ -125,6 +138,8 @@ class Codebook(Scheme):
         match self.fit:
             case Optimal():
                 return optimal(x, d, self.size)
+            case Unbiased():
+                return unbiased(x, d, self.size)
             case Lloyd(Start.LINEAR, iterations):
                 low, high = x.min(), x.max()
                 return lloyd(x, d, spread(low, high, self.size), iterations)
