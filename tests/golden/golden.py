@@ -16,12 +16,14 @@ from featherweight.activations.learned import HalfWave
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
+from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Fraction, Sparse
@@ -93,6 +95,14 @@ def low_rank() -> Compressed:
     return student
 
 
+def shared() -> Compressed:
+    """One codebook for a matrix and its bias, which stands in the matrix's code though both could hold it."""
+    student, scheme = Compressed(model()), Joint(Codebook(4))
+    weights = {name: student.parameter(name).detach() for name in ("layer.weight", "layer.bias")}
+    student.encode(scheme.project_all(weights, dict.fromkeys(weights, EUCLIDEAN)), dict.fromkeys(weights, scheme))
+    return student
+
+
 def cut() -> Compressed:
     student = Compressed(model())
     student.edit(Cut({"layer.bias": {0: (0, 2, 5)}}))
@@ -147,6 +157,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "codebook": lambda: built_in(coded(Codebook(8))),
     "low-rank": lambda: built_in(low_rank()),
     "uniform-odd": lambda: built_in(coded(Uniform(2, odd=True))),
+    "shared-codebook": lambda: built_in(shared()),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 

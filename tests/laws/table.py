@@ -13,6 +13,7 @@ from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbiased
 from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
@@ -171,6 +172,11 @@ TABLE: dict[str, Entry] = {
     "bins of a mean of bits": Entry(EntropyConstrained(MeanBits(2), Cells.BINS)),
     "sparse at a price a bit": Entry(Sparse(Fraction(0.5)).then(EntropyConstrained(Multiplier(0.01)))),
     "unbiased levels": Entry(Codebook(5, Unbiased())),
+    "one codebook": Entry(Joint(Codebook(16)), start=even(16)),
+    "one codebook at a price a bit": Entry(Joint(EntropyConstrained(Multiplier(0.05)))),
+    "one codebook of a mean of bits": Entry(Joint(EntropyConstrained(MeanBits(1.5)))),
+    "one codebook for survivors": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL).then(Joint(Codebook(6)))),
+    "one unsparse codebook": Entry(Sparse(Magnitude()).then(Joint(EntropyConstrained(Multiplier(0.05))))),
     "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
     "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),

@@ -10,6 +10,7 @@ from featherweight.papers import (
     gptq,
     gradual_pruning,
     han_pruning,
+    hessian_weighted_ecsq,
     hwgq,
     knowledge_distillation,
     lc_low_rank,
@@ -23,6 +24,7 @@ from featherweight.papers import (
     ristretto,
     tf_contrib_quantize,
     xnor_net,
+    zipml,
 )
 from featherweight.papers.paper import Claim, Paper
 
@@ -45,6 +47,8 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "mxnet-quantization": mxnet_quantization.paper,
     "ristretto": ristretto.paper,
     "lin-fixed-point-sqnr": lin_fixed_point_sqnr.paper,
+    "hessian-weighted-ecsq": hessian_weighted_ecsq.paper,
+    "zipml": zipml.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

@@ -14,6 +14,7 @@ from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.shared import Reference
 from featherweight.schemes.floats import Floats, Width, narrow, rounded
 from featherweight.schemes.kmeans import lloyd, optimal, spread, unbiased
 
@@ -50,13 +51,20 @@ class CodebookCode(Code):
     @classmethod
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "CodebookCode":
         match layout.settings:
-            case (size,) if 1 <= size <= min(Codebook.LARGEST, prod(shape)) and len(layout.parts) == 1:
+            case (size,) if 1 <= size <= _largest(layout, shape) and len(layout.parts) == 1:
                 pass
             case _:
                 raise FormatError(f"a codebook of shape {shape} has no settings {layout.settings}")
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
         centroids = read_part(layout, 0, (size,), numbers, take, "centroids")
         return cls(shape, dtype, take("indices", shape, size).to(torch.int32), centroids)
+
+
+def _largest(layout: Layout, shape: tuple[int, ...]) -> int:
+    """A codebook is no larger than its tensor, so that memory is bounded; one that is held elsewhere takes none."""
+    entries = prod(shape)
+    elsewhere = entries > 0 and any(part.kind is Reference for part in layout.parts)
+    return Codebook.LARGEST if elsewhere else min(Codebook.LARGEST, entries)
 
 
 class Start(Enum):

@@ -20,7 +20,7 @@ def rounded_at_random(x: Tensor, levels: Tensor, generator: torch.Generator | No
     if bool((x < levels[0]).any()) or bool((x > levels[-1]).any()):
         raise SchemeError(
             f"entries from {float(x.min()):g} to {float(x.max()):g} are not all between the levels "
-            f"{float(levels[0]):g} and {float(levels[-1]):g}: no rounding of what is outside is right in the mean; clip it"
+            f"{float(levels[0]):g} and {float(levels[-1]):g}: what is outside cannot be right in the mean, clip it"
         )
     above = torch.bucketize(x.detach().contiguous(), levels[1:-1], right=True) + 1
     low, high = levels[above - 1], levels[above]
