@@ -17,6 +17,7 @@ from featherweight.core.code import Code, Layout, Role
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import DataError
 from featherweight.core.scheme import Scheme
+from featherweight.core.shared import referenced, resolved
 from featherweight.core.stage import Learn, Recipe
 from featherweight.file import DTYPES, EDITS, KINDS
 
@@ -71,8 +72,7 @@ class Checkpoint:
             student.edit(EDITS[name].from_json(value))
         position = Position(*record["position"])
         schemes = schemes_of(position)
-        shared = {**tensors, **{field: tensors[first] for field, first in record["shared"].items()}}
-        codes = {name: _code(name, entry, shared) for name, entry in record["codes"].items()}
+        codes = resolved({name: _code(name, entry, tensors) for name, entry in record["codes"].items()})
         student.encode(codes, {name: schemes[name] for name in codes})
         if position.epochs:
             student.learn({name: Learn(value) for name, value in record["learning"].items()}, record["rest"])
@@ -104,21 +104,14 @@ def _tensor(value: Any) -> Tensor:
 def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors = {f"base/{name}": value for name, value in student.base.state_dict().items()}
     layouts = {}
-    fields: dict[int, str] = {}
-    shared: dict[str, str] = {}
-    for name, code in student.codes.items():
+    for name, code in referenced(student.codes).items():
         layouts[name] = [list(code.shape), str(code.dtype).removeprefix("torch."), _layout_record(code.layout())]
         tensors |= {f"stream/{name}/{stream.name}": stream.values for stream in code.streams()}
-        for path, value in code.tensors(Role.DIRECT).items():
-            field = f"field/{name}/{path}"
-            tensors[field] = value
-            if fields.setdefault(id(value), field) != field:
-                shared[field] = fields[id(value)]
+        tensors |= {f"field/{name}/{path}": value for path, value in code.tensors(Role.DIRECT).items()}
     tensors |= {f"tap/{name}": value for name, value in student.taps.state_dict().items()}
     coded = student.codes.keys()
     return {
         "codes": layouts,
-        "shared": shared,
         "learning": {name: mode.value for name, mode in student.learning.items()},
         "rest": any(p.requires_grad for name, p in student.base.named_parameters() if name not in coded),
         "edits": [[edit.identifier, edit.to_json()] for edit in student.edits],

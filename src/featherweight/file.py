@@ -22,6 +22,7 @@ from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FeatherweightError, FormatError, naming
+from featherweight.core.shared import Reference, mapped, referenced, resolved
 from featherweight.core.site import parameters
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.graph.cut import Cut
@@ -50,6 +51,7 @@ KINDS: dict[int, type[Code]] = {
     7: LogCode,
     8: TernaryCode,
     9: TableCode,
+    10: Reference,
     12: MixtureCode,
     14: SplitCode,
     15: FixedPointCode,
@@ -276,11 +278,12 @@ def slots(model: nn.Module) -> tuple[Slot, ...]:
 def state_codes(student: Compressed) -> dict[str, Code]:
     """A code for every tensor of the state: the student's, and for the others one that loses nothing."""
     state = student.base.state_dict()
+    coded = mapped(student.codes, lambda tensor: tensor.detach().cpu())
     codes: dict[str, Code] = {}
     for slot in slots(student.base):
         value = state[slot.name].detach().cpu()
-        if slot.name in student.codes:
-            codes[slot.name] = student.codes[slot.name].map(lambda tensor: tensor.detach().cpu())
+        if slot.name in coded:
+            codes[slot.name] = coded[slot.name]
         elif value.is_floating_point():
             codes[slot.name] = Floats.holding(value, Width.of(value.dtype))
         else:
@@ -381,15 +384,16 @@ def _place_record(place: Place) -> list[Any]:
 
 
 def _encode_codes(codes: Mapping[str, Code]) -> bytes:
-    """Layouts as a palette and one index a tensor, then all streams, in one coder."""
+    """Layouts as a palette and one index a tensor, then all streams, in one coder; shared numbers once."""
     encoder = Encoder()
-    layouts = [code.layout() for code in codes.values()]
+    written = referenced(codes)
+    layouts = [code.layout() for code in written.values()]
     palette = list(dict.fromkeys(layouts))
     encoder.put_number(len(palette))
     for layout in palette:
         _put_layout(encoder, layout)
     encoder.put(np.array([palette.index(layout) for layout in layouts], dtype=np.int64), max(len(palette), 1))
-    for code in codes.values():
+    for code in written.values():
         for stream in code.streams():
             encoder.put(_array(stream.values), stream.alphabet)
     return encoder.finish()
@@ -444,7 +448,7 @@ def _decode_codes(data: bytes, expected: Sequence[Slot]) -> dict[str, Code]:
         with naming(slot.name):
             codes[slot.name] = layout.kind.from_streams(layout, slot.shape, slot.dtype, take)
     decoder.finish()
-    return codes
+    return resolved(codes)
 
 
 def decode(data: bytes, model: nn.Module | None, *, max_bytes: int = 1 << 30) -> Contents:
@@ -499,8 +503,9 @@ def load(data: bytes, model: nn.Module, *, max_bytes: int = 1 << 30) -> tuple[Co
     for edit in contents.header.edits:
         student.edit(edit)
     state = dict(student.base.named_buffers(remove_duplicate=False))
+    codes = mapped(contents.codes, lambda tensor: tensor.to(student.device))
     for slot in contents.slots:
-        code = contents.codes[slot.name].map(lambda tensor: tensor.to(student.device))
+        code = codes[slot.name]
         if slot.name in state:
             state[slot.name].copy_(code.decode())
         else:

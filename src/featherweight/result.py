@@ -15,6 +15,7 @@ from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.plan import plan as planned
+from featherweight.core.shared import Reference, referenced
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Quality, Task, scores
 from featherweight.costs.operations import Operations, operations
@@ -127,13 +128,13 @@ def encode(student: Compressed, task: Task, recipe: Recipe, claims: Claims | Non
 
 
 def lines(codes: Mapping[str, Code]) -> list[Line]:
-    """Where the bytes of a file with these codes go, tensor by tensor."""
+    """Where the bytes of a file with these codes go, tensor by tensor; shared numbers are counted where they stand."""
     found = []
-    for name, code in codes.items():
-        decoded = code.decode()
-        bits = sum(file.stream_bits(code).values())
+    for name, written in referenced(codes).items():
+        decoded = codes[name].decode()
+        bits = sum(file.stream_bits(written).values())
         before = decoded.numel() * decoded.element_size() * 8
-        kind = _kind(code.layout())
+        kind = _kind(written.layout())
         found.append(Line(name, tuple(decoded.shape), kind, bits, before, int(decoded.count_nonzero())))
     return found
 
@@ -142,6 +143,8 @@ def _kind(layout: Layout) -> str:
     """A layout in words: ``sparse (codebook 16 (float16))``."""
     if layout.kind is Floats:
         return Width(layout.settings[0]).name.lower()
+    if layout.kind is Reference:
+        return "shared"
     name = layout.kind.__name__.removesuffix("Code").lower()
     first = f" {layout.settings[0]}" if layout.settings else ""
     inner = ", ".join(_kind(part) for part in layout.parts)

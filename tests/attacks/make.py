@@ -19,12 +19,14 @@ FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
 LOG, TERNARY, TABLE = 7, 8, 9
 SPLIT, FIXED_POINT = 14, 15
 MIXTURE = 12
+REFERENCE = 10
 
 Tree = tuple[int, tuple[int, ...], tuple[Any, ...]]
 """A layout: kind, settings, parts."""
 
 LEAF: Tree = (FLOATS, (0,), ())
 HALF: Tree = (FLOATS, (1,), ())
+FIRST: Tree = (REFERENCE, (0,), ())
 
 
 def user(header: Any, coded: bytes = b"") -> bytes:
@@ -106,6 +108,18 @@ def quantizer(*settings: Any) -> bytes:
 def fold(*records: Any) -> bytes:
     """The victim's own tensors, left to its architecture, with folds."""
     return packed({"number": 3, "edits": [["fold", record] for record in records]}, coded(LEAF))
+
+
+def two(*layouts: Tree, chosen: tuple[int, int] = (0, 1), streams: tuple[tuple[Any, int], ...] = ()) -> bytes:
+    """A file of two tensors of two entries with these layouts."""
+    encoder = Encoder()
+    encoder.put_number(len(layouts))
+    for layout in layouts:
+        put(encoder, layout)
+    encoder.put(np.array(chosen), len(layouts))
+    for values, alphabet in streams:
+        encoder.put(np.asarray(values), alphabet)
+    return user(tensors(["v", [2], "float32"], ["w", [2], "float32"]), encoder.finish())
 
 
 PLACE = ["layer", "convolve", 0, 0]
@@ -211,6 +225,18 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "codebook-larger-than-its-tensor": lambda: one(
         [1], (CODEBOOK, (4096,), (HALF,)), (np.zeros(4096, int), 2**16), ([4095], 4096)
     ),
+    "shared-by-itself": lambda: one([2], (CODEBOOK, (1,), (FIRST,))),
+    "shared-by-each-other": lambda: two((CODEBOOK, (1,), (FIRST,)), (CODEBOOK, (1,), ((REFERENCE, (1,), ()),))),
+    "shared-a-whole-tensor": lambda: two((CODEBOOK, (1,), (HALF,)), FIRST, streams=(([0], 2**16),)),
+    "shared-of-another-size": lambda: two(
+        (CODEBOOK, (1,), (HALF,)), (CODEBOOK, (2,), (FIRST,)), streams=(([0], 2**16), ([0, 1], 2))
+    ),
+    "shared-beyond": lambda: two(
+        (CODEBOOK, (1,), (HALF,)), (CODEBOOK, (1,), ((REFERENCE, (2**40,), ()),)), streams=(([0], 2**16),)
+    ),
+    "shared-of-nobody": lambda: two((CODEBOOK, (1,), (HALF,)), (CODEBOOK, (1,), ((REFERENCE, (), ()),))),
+    "shared-with-a-part": lambda: two((CODEBOOK, (1,), (HALF,)), (CODEBOOK, (1,), ((REFERENCE, (0,), (HALF,)),))),
+    "shared-and-huge": lambda: two((CODEBOOK, (1,), (HALF,)), (CODEBOOK, (2**40,), (FIRST,)), streams=(([0], 2**16),)),
     "low-rank-of-a-vector": lambda: one([6], (LOW_RANK, (1,), (LEAF, LEAF))),
     "low-rank-of-none": lambda: one([2, 3], (LOW_RANK, (0,), (LEAF, LEAF))),
     "low-rank-too-high": lambda: one([2, 3], (LOW_RANK, (3,), (LEAF, LEAF))),

@@ -15,7 +15,8 @@ import pytest
 from featherweight import file
 from featherweight.core.errors import FormatError
 
-from .make import ATTACKS, FILES, bomb, coded, fold, packed, quantizer, tap, taps, user
+from .make import ATTACKS, CODEBOOK, FILES, FIRST, HALF, bomb, coded, fold, packed, quantizer, tap, taps, user
+from .make import two as shared
 from .victim import TAPPED, USERS, Victim, loads, plain, resealed, student, survives, unpacks
 
 KEPT = sorted(path.name for path in FILES.iterdir())
@@ -47,9 +48,12 @@ def test_what_is_attacked_is_taken_where_nothing_is_wrong_with_it() -> None:
     assert unpacks(quantizer(1, -1, 3e38)) and unpacks(packed({"tensors": []}, coded()))
     with pytest.raises(FormatError, match="embed: a stream"):  # which is behind the header
         file.load(fold({"layer": "norm"}), Victim())
+    one, two = (CODEBOOK, (1,), (HALF,)), (CODEBOOK, (1,), (FIRST,))
+    assert unpacks(shared(one, two, streams=(([0], 2**16),))) and unpacks(shared(two, one, streams=(([0], 2**16),)))
 
 
 REASONS = {
+    "shared": "shared numbers|whole tensor|codebook of shape",
     "packed": "split the model|packed header cannot be read|reaches past the end|is not one that Featherweight writes",
     "taps": "is not one that Featherweight writes",
     "function": "is not one that Featherweight writes",
@@ -69,7 +73,8 @@ REASONS = {
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name.partition("-")[0] in REASONS])
 def test_an_attack_is_refused_for_its_own_reason(name: str) -> None:
     with pytest.raises(FormatError, match=REASONS[name.partition("-")[0]]):
-        file.load((FILES / f"{name}.fwt").read_bytes(), Victim())
+        data = (FILES / f"{name}.fwt").read_bytes()
+        file.decode(data, None) if name.startswith("shared") else file.load(data, Victim())
 
 
 @pytest.mark.parametrize("piece", ["[],", '{"":0},', "9,", '"ab",', " ", "[[[]]],"])

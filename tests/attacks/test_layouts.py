@@ -9,6 +9,7 @@ from torch import Tensor
 from featherweight import file
 from featherweight.core.code import Code, Layout
 from featherweight.core.errors import FormatError
+from featherweight.core.shared import Reference, resolved
 
 from .victim import whole
 
@@ -28,6 +29,8 @@ def likely(dice: random.Random, shape: tuple[int, ...], depth: int = 0) -> Layou
     """A layout that could have been written, but for a detail: it gets further than a random one."""
     leaf = Layout(file.Floats, (dice.randrange(4),))
     inner = likely(dice, (4,), depth + 1) if depth < 3 else leaf
+    if dice.random() < 0.1:
+        inner = Layout(Reference, (dice.randrange(3),))
     made = dice.choice((
         leaf,
         Layout(file.SparseCode, (), (inner,)),
@@ -71,7 +74,7 @@ def test_any_layout(make) -> None:
         shape, dtype = dice.choice(SHAPES), dice.choice(list(file.DTYPES.values()))
         tree = make(dice, shape)
         try:
-            code = read(tree, shape, dtype, dice)
+            code = resolved({"read": read(tree, shape, dtype, dice)})["read"]
         except FormatError:
             continue
         assert whole(code.decode(), shape, dtype), tree

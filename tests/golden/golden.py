@@ -17,6 +17,7 @@ from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
+from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.graph.cut import Cut
@@ -24,6 +25,7 @@ from featherweight.graph.fold import Fold
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.mixture import MixtureCode
@@ -111,6 +113,14 @@ def mixture() -> Compressed:
     return student
 
 
+def shared() -> Compressed:
+    """One codebook for a matrix and its bias, which stands in the matrix's code though both could hold it."""
+    student, scheme = Compressed(model()), Joint(Codebook(4))
+    weights = {name: student.parameter(name).detach() for name in ("layer.weight", "layer.bias")}
+    student.encode(scheme.project_all(weights, dict.fromkeys(weights, EUCLIDEAN)), dict.fromkeys(weights, scheme))
+    return student
+
+
 def cut() -> Compressed:
     student = Compressed(model())
     student.edit(Cut({"layer.bias": {0: (0, 2, 5)}}))
@@ -189,6 +199,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "dynamic-tree": lambda: built_in(coded(Tabled(Table.DYNAMIC_TREE))),
     "minifloat-channel": lambda: built_in(coded(Tabled(Table.MINIFLOAT, PerChannel(0)))),
     "mixture": lambda: built_in(mixture()),
+    "shared-codebook": lambda: built_in(shared()),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 

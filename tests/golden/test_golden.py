@@ -11,6 +11,7 @@ from torch import nn
 
 from featherweight import file
 from featherweight.coding import Reader, open_sealed
+from featherweight.core.shared import Reference
 
 from .golden import FILES, FOLDER, PLAIN, Golden, architecture, bytes_of, decoded, inflated
 
@@ -43,11 +44,20 @@ def test_a_plain_header_says_what_the_packed_one_says(name: str) -> None:
 def test_every_kind_of_code_edit_function_and_header_is_there() -> None:
     contents = [file.decode(bytes_of(name), architecture(name)) for name in HASHES]
     kinds = {type(code) for each in contents for code in each.codes.values()}
-    assert kinds == set(file.KINDS.values())
+    assert kinds == set(file.KINDS.values()) - {Reference}
     assert {type(edit) for each in contents for edit in each.header.edits} == set(file.EDITS.values())
     assert {type(site.function) for each in contents for site in each.header.taps} == set(file.FUNCTIONS.values())
     headers = {Reader(open_sealed(bytes_of(name))).unsigned() for name in HASHES}
     assert headers == {file.BUILT_IN, file.PLAIN, file.PACKED}
+
+
+def test_shared_numbers_stand_once_and_are_shared_again() -> None:
+    """A second codebook of four float16 numbers would take more than the reference to the first."""
+    loaded, contents = file.load(bytes_of("shared-codebook"), Golden())
+    weight, bias = (loaded.codes[name].parts()["centroids"] for name in ("layer.weight", "layer.bias"))
+    assert weight.tensors()["values"] is bias.tensors()["values"]
+    apart = {name: code.map(torch.clone) for name, code in contents.codes.items()}
+    assert len(file._encode_codes(contents.codes)) < len(file._encode_codes(apart))
 
 
 @pytest.mark.parametrize("name", ["folded-and-tapped", "folded-and-tapped-built-in"])

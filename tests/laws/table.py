@@ -11,10 +11,12 @@ from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
 from featherweight.schemes.allocated import EqualNoise
 from featherweight.schemes.binary import Binary, glorot, mean_magnitude
-from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
+from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbiased
+from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Choice, Incremental
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding, ShiftSum, incremental
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.mixture import Mixture
@@ -204,6 +206,16 @@ TABLE: dict[str, Entry] = {
     "codebook from a draw": Entry(Codebook(4, Lloyd(Start.RANDOM, seed=3))),
     "codebook of one step": Entry(Codebook(6, Lloyd(iterations=1)), start=even(6)),
     "large codebook": Entry(Codebook(300), start=even(300)),
+    "a price a bit": Entry(EntropyConstrained(Multiplier(0.05))),
+    "a mean of bits": Entry(EntropyConstrained(MeanBits(1.5))),
+    "bins of a mean of bits": Entry(EntropyConstrained(MeanBits(2), Cells.BINS)),
+    "sparse at a price a bit": Entry(Sparse(Fraction(0.5)).then(EntropyConstrained(Multiplier(0.01)))),
+    "unbiased levels": Entry(Codebook(5, Unbiased())),
+    "one codebook": Entry(Joint(Codebook(16)), start=even(16)),
+    "one codebook at a price a bit": Entry(Joint(EntropyConstrained(Multiplier(0.05)))),
+    "one codebook of a mean of bits": Entry(Joint(EntropyConstrained(MeanBits(1.5)))),
+    "one codebook for survivors": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL).then(Joint(Codebook(6)))),
+    "one unsparse codebook": Entry(Sparse(Magnitude()).then(Joint(EntropyConstrained(Multiplier(0.05))))),
     "rank 1": Entry(LowRank(Rank(1)), min_dims=2, diagonal=False),
     "rank 3": Entry(LowRank(Rank(3)), min_dims=2, diagonal=False),
     "priced rank": Entry(LowRank(Price(0.5)), min_dims=2, diagonal=False),

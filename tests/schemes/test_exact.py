@@ -9,9 +9,9 @@ from torch import Tensor
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full
 from featherweight.core.rate import Rate, bits_of
-from featherweight.schemes.codebook import Codebook, CodebookCode, Lloyd, Optimal, Start
+from featherweight.schemes.codebook import Codebook, CodebookCode, Lloyd, Optimal, Start, Unbiased
 from featherweight.schemes.floats import Float, Width
-from featherweight.schemes.kmeans import lloyd, optimal, spread
+from featherweight.schemes.kmeans import lloyd, optimal, spread, unbiased
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Price, Rank
 from featherweight.schemes.sparse import Deviations, Fraction, Magnitude, Scope, Sparse, SparseCode
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, UniformCode, blocks, unblocked
@@ -306,3 +306,43 @@ def test_survivors_are_projected_in_their_own_part_of_the_metric(inner: Uniform 
     alone = inner.project(w[code.support], Diagonal(d[code.support]))
     assert torch.equal(code.values.decode(), alone.decode())
     assert not torch.equal(code.values.decode(), inner.project(w[code.support]).decode())
+
+
+def variance(x: Tensor, d: Tensor, levels: Tensor) -> float:
+    """``Σ d (u − x)(x − l)`` with the levels next to each entry."""
+    above = torch.bucketize(x, levels[1:-1], right=True) + 1
+    return float((d * (levels[above] - x) * (x - levels[above - 1])).sum())
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [2, 3, 4, 5])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_unbiased_levels_are_the_best_of_all(seed: int, k: int, weighted: bool) -> None:
+    """Of all at entries by brute force, and of others that lie between."""
+    x = (draw(seed, 9).mul(4).round().div(4) if seed % 2 else draw(seed, 9)) + 100 * (seed % 3)
+    d = weights(seed, 9) if weighted else torch.ones(9, dtype=torch.float64)
+    values = x.unique()
+    ends, inner = values[[0, -1]], values[1:-1].tolist()
+    candidates = [torch.cat([ends, torch.tensor(c, dtype=torch.float64)]).sort().values
+                  for c in combinations(inner, min(k - 2, len(inner)))]  # fmt: skip
+    found = unbiased(x, d if weighted else None, k)
+    assert len(found) <= k
+    assert variance(x, d, found) == pytest.approx(min(variance(x, d, each) for each in candidates), abs=1e-9)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(50):
+        between = ends[0] + (ends[1] - ends[0]) * torch.rand(k - 2, generator=generator, dtype=torch.float64)
+        assert variance(x, d, torch.cat([ends, between]).sort().values) >= variance(x, d, found) - 1e-9
+
+
+def test_unbiased_levels_vary_less_than_a_uniform_grid_and_than_k_means() -> None:
+    """At equal bits; the codebook has them as they are, but for float16."""
+    w = draw(7, 3000)
+    one = torch.ones_like(w)
+    code = Codebook(8, Unbiased()).project(w)
+    levels = unbiased(w, None, 8)
+    torch.testing.assert_close(code.centroids.decode(), levels, rtol=2**-10, atol=0)
+    ends = torch.stack([w.min(), w.max()])
+    rivals = [spread(*ends, 8), torch.cat([ends, optimal(w, None, 8)[1:-1]]).sort().values]
+    assert all(variance(w, one, levels) < 0.9 * variance(w, one, rival) for rival in rivals)
+    with pytest.raises(SchemeError, match="two levels"):
+        Codebook(1, Unbiased())

@@ -13,6 +13,7 @@ from featherweight.papers import (
     gptq,
     gradual_pruning,
     han_pruning,
+    hessian_weighted_ecsq,
     hwgq,
     inq,
     knowledge_distillation,
@@ -34,6 +35,7 @@ from featherweight.papers import (
     tf_contrib_quantize,
     ttq,
     xnor_net,
+    zipml,
 )
 from featherweight.papers.paper import Claim, Paper
 
@@ -67,6 +69,8 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "shiftcnn": shiftcnn.paper,
     "mf-dfp": mf_dfp.paper,
     "dettmers-8bit": dettmers_8bit.paper,
+    "hessian-weighted-ecsq": hessian_weighted_ecsq.paper,
+    "zipml": zipml.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

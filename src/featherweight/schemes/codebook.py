@@ -14,8 +14,9 @@ from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.shared import Reference
 from featherweight.schemes.floats import Floats, Width, narrow, rounded
-from featherweight.schemes.kmeans import lloyd, optimal, spread
+from featherweight.schemes.kmeans import lloyd, optimal, spread, unbiased
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +51,20 @@ class CodebookCode(Code):
     @classmethod
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "CodebookCode":
         match layout.settings:
-            case (size,) if 1 <= size <= min(Codebook.LARGEST, prod(shape)) and len(layout.parts) == 1:
+            case (size,) if 1 <= size <= _largest(layout, shape) and len(layout.parts) == 1:
                 pass
             case _:
                 raise FormatError(f"a codebook of shape {shape} has no settings {layout.settings}")
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
         centroids = read_part(layout, 0, (size,), numbers, take, "centroids")
         return cls(shape, dtype, take("indices", shape, size).to(torch.int32), centroids)
+
+
+def _largest(layout: Layout, shape: tuple[int, ...]) -> int:
+    """A codebook is no larger than its tensor, so that memory is bounded; one that is held elsewhere takes none."""
+    entries = prod(shape)
+    elsewhere = entries > 0 and any(part.kind is Reference for part in layout.parts)
+    return Codebook.LARGEST if elsewhere else min(Codebook.LARGEST, entries)
 
 
 class Start(Enum):
@@ -82,22 +90,35 @@ class Lloyd:
 
 
 @dataclass(frozen=True)
+class Unbiased:
+    """The levels with the least variance of rounding at random to the two next to an entry: exact, at entries.
+
+    ``min Σ d (u − w)(w − l)``, :func:`featherweight.schemes.kmeans.unbiased` (ZipML, Zhang et al. 2016, arXiv
+    1611.05402). The code itself takes the nearest level; :func:`featherweight.training.stochastic.rounded_at_random`
+    rounds as they are made for.
+    """
+
+
+@dataclass(frozen=True)
 class Codebook(Scheme):
     """``min Σ d_i (w_i − c_{a(i)})²`` over at most ``size`` centroids ``c`` and assignments ``a``: k-means on a line.
 
-    Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum. Centroids are
-    stored in float16 where its range holds them, else in float32; an empty cluster is dropped, and those that rounding
-    makes equal are one. A tensor that has no more distinct entries than ``size`` is its own codebook. With ``rate``,
-    assignments minimise ``d (w − c)² + λ bits``: entropy-constrained scalar quantization (Chou, Lookabaugh and Gray
-    1989) for a frozen table.
+    Exact by dynamic programming (:func:`featherweight.schemes.kmeans.optimal`), or Lloyd's local minimum; in a diagonal
+    metric centroids are ``Σ d w / Σ d`` (Choi, El-Khamy and Lee 2016, arXiv 1612.01543, section 3). :class:`Unbiased`
+    levels minimise another sum. Centroids are stored in float16 where its range holds them, else in float32; an empty
+    cluster is dropped, and those that rounding makes equal are one. A tensor that has no more distinct entries than
+    ``size`` is its own codebook. With ``rate``, assignments minimise ``d (w − c)² + λ bits`` for a frozen table;
+    :class:`featherweight.schemes.entropy.EntropyConstrained` finds centroids and table too.
     """
 
     LARGEST: ClassVar[int] = 4096
 
     size: int = 16
-    fit: Optimal | Lloyd = Lloyd()
+    fit: Optimal | Lloyd | Unbiased = Lloyd()
 
     def __post_init__(self) -> None:
+        if self.size == 1 and isinstance(self.fit, Unbiased):
+            raise SchemeError("unbiased rounding needs two levels at least; take a codebook of 2 or more")
         if not 1 <= self.size <= self.LARGEST:
             raise SchemeError(f"a codebook of {self.size} entries is not in 1..{self.LARGEST}")
 
@@ -113,11 +134,9 @@ class Codebook(Scheme):
         weights = metric.weights(w)
         d = None if weights is None else weights.flatten().to(torch.float64)
         if warm is not None:
-            centroids = _as_codebook(warm).centroids
+            centroids = as_codebook(warm).centroids
         else:
-            numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
-            means = self._centroids(x, d).to(numbers)
-            centroids = Floats.holding(rounded(means, narrow(means)).unique(), narrow(means))  # type: ignore[no-untyped-call]
+            centroids = stored_centroids(self._centroids(x, d), w.dtype)
         return self._assigned(w, x, d, centroids, rate, drop=warm is None and rate is None)
 
     def _centroids(self, x: Tensor, d: Tensor | None) -> Tensor:
@@ -127,6 +146,8 @@ class Codebook(Scheme):
         match self.fit:
             case Optimal():
                 return optimal(x, d, self.size)
+            case Unbiased():
+                return unbiased(x, d, self.size)
             case Lloyd(Start.LINEAR, iterations):
                 low, high = x.min(), x.max()
                 return lloyd(x, d, spread(low, high, self.size), iterations)
@@ -144,16 +165,9 @@ class Codebook(Scheme):
         self, w: Tensor, x: Tensor, d: Tensor | None, centroids: Code, rate: Rate | None, drop: bool
     ) -> CodebookCode:
         values = centroids.decode().detach().double()
-        if rate is None:
-            order = values.argsort()
-            ascending = values[order]
-            indices = order[torch.bucketize(x, (ascending[1:] + ascending[:-1]) / 2)]
-        else:
-            indices = _cheapest(x, d, values, rate)
+        indices = nearest(x, values) if rate is None else _cheapest(x, d, values, rate)
         if drop:
-            used, indices = indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
-            if len(used) < len(values):
-                centroids = Floats.holding(centroids.decode()[used], _width(centroids))
+            centroids, indices = dropped(centroids, indices)
         return CodebookCode(tuple(w.shape), w.dtype, indices.reshape(w.shape).to(torch.int32), centroids)
 
 
@@ -168,11 +182,30 @@ def _cheapest(x: Tensor, d: Tensor | None, values: Tensor, rate: Rate) -> Tensor
     return best
 
 
-def _width(code: Code) -> Width:
-    return code.width if isinstance(code, Floats) else Width.FLOAT32
+def nearest(x: Tensor, values: Tensor) -> Tensor:
+    """The index of the value that is nearest to each entry; of two that are as near, the lower value's."""
+    order = values.argsort()
+    ascending = values[order]
+    return order[torch.bucketize(x, (ascending[1:] + ascending[:-1]) / 2)]
 
 
-def _as_codebook(code: Code) -> CodebookCode:
+def stored_centroids(means: Tensor, dtype: torch.dtype) -> Floats:
+    """Centroids of a weight of type ``dtype``: ascending, in float16 where its range holds them, equal ones once."""
+    numbers = means.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    width = narrow(numbers)
+    return Floats.holding(rounded(numbers, width).unique(), width)  # type: ignore[no-untyped-call]
+
+
+def dropped(centroids: Code, indices: Tensor) -> tuple[Code, Tensor]:
+    """The centroids that are used, and indices of these."""
+    used, among = indices.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    if len(used) == centroids.shape[0]:
+        return centroids, indices
+    width = centroids.width if isinstance(centroids, Floats) else Width.FLOAT32
+    return Floats.holding(centroids.decode()[used], width), among
+
+
+def as_codebook(code: Code) -> CodebookCode:
     if not isinstance(code, CodebookCode):
         raise SchemeError(f"a warm start of a codebook scheme is a codebook code, not {type(code).__name__}")
     return code

@@ -155,17 +155,12 @@ class Sparse(Scheme):
     def project_all(
         self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], warm: Mapping[str, Code] | None = None
     ) -> dict[str, Code]:
-        if self.scope is Scope.TENSOR or warm is not None:
+        if warm is not None:
             return super().project_all(weights, metrics, warm)
         for name, w in weights.items():
             with naming(name):
                 check_weight(w)
-        together = self._support(torch.cat([importance(w, metrics[name]).flatten() for name, w in weights.items()]))
-        supports = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
-        codes: dict[str, Code] = {}
-        for (name, w), support in zip(weights.items(), supports, strict=True):
-            codes[name] = self._on(w, metrics[name], never_empty(support.reshape(w.shape), w.abs()), None)
-        return codes
+        return dict(self._on_all(weights, metrics, self._supports(weights, metrics)))
 
     def through(self, w: Tensor, code: Code) -> Tensor:
         support = as_sparse(code).support
@@ -195,12 +190,39 @@ class Sparse(Scheme):
                 support = score > quality * score.double().square().mean().sqrt().to(score.dtype)
         return never_empty(support, score)
 
+    def _supports(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+        """The support of every tensor, by one threshold or by each tensor's own."""
+        scores = {name: importance(w, metrics[name]) for name, w in weights.items()}
+        if self.scope is Scope.TENSOR:
+            return {name: self._support(score) for name, score in scores.items()}
+        together = self._support(torch.cat([score.flatten() for score in scores.values()]))
+        split = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
+        pairs = zip(weights.items(), split, strict=True)
+        return {name: never_empty(support.reshape(w.shape), w.abs()) for (name, w), support in pairs}
+
+    def _on_all(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], supports: Mapping[str, Tensor]
+    ) -> dict[str, SparseCode]:
+        """Codes on given supports, less what ``values`` rounds to zero; all survivors are projected together."""
+        survivors = {name: w[supports[name]] for name, w in weights.items()}
+        values = self.values.project_all(survivors, {name: metrics[name].select(s) for name, s in supports.items()})
+        codes = {name: SparseCode(tuple(w.shape), w.dtype, supports[name], values[name]) for name, w in weights.items()}
+        alive = {name: _alive(code, weights[name]) for name, code in codes.items()}
+        if all(bool((alive[name] == supports[name]).all()) for name in codes):
+            return codes
+        return self._on_all(weights, metrics, alive)
+
     def _on(self, w: Tensor, metric: Metric, support: Tensor, rate: Rate | None) -> SparseCode:
-        """The code on a given support, less what ``values`` rounds to zero."""
+        """The same for one tensor."""
         values = self.values.project(w[support], metric.select(support), rate=rate)
         code = SparseCode(tuple(w.shape), w.dtype, support, values)
-        alive = never_empty(support & (code.decode() != 0), w.abs())
+        alive = _alive(code, w)
         return code if bool((alive == support).all()) else self._on(w, metric, alive, rate)
+
+
+def _alive(code: SparseCode, w: Tensor) -> Tensor:
+    """The support, less what decodes to zero."""
+    return never_empty(code.support & (code.decode() != 0), w.abs())
 
 
 def never_empty(support: Tensor, score: Tensor) -> Tensor:
