@@ -243,7 +243,7 @@ class Doubled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
         self.second.weight = nn.Parameter(2 * self.first.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,8 +252,8 @@ class Doubled(nn.Module):
 
 
 def test_layers_with_the_same_levels_share_them(tmp_path: Path) -> None:
-    model, x = Doubled(), torch.randn(6, 64)
-    scheme = Uniform(4, granularity=PerGroup(32))
+    model, x = Doubled(), torch.randn(6, 16)
+    scheme = Uniform(4, granularity=PerGroup(8))
     student = coded(model, {"first.weight": scheme, "second.weight": scheme})
     assert torch.equal(*(student.codes[f"{name}.weight"].levels for name in ("first", "second")))  # type: ignore[attr-defined]
     export(student, Example((x[:1],)), tmp_path / "m.onnx")
