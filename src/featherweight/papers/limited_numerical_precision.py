@@ -20,9 +20,9 @@ REFERENCE = Reference(
 )
 DEVIATIONS = (
     "written from memory of the paper: figures were not read again",
-    "training goes on from trained float weights, rounded to the grid, where nearest rounding does as well; the paper's "
-    "difference shows from random ones. No float copy is kept",
-    "on small tasks the grid of weights is coarser than the paper's 16 bits: the file is smaller, and no worse",
+    "training goes on from trained float weights, rounded to the grid; no float copy is kept. That nearest rounding "
+    "stalls shows from random weights, as the paper starts",
+    "on small tasks the grid of the weights is coarser than the paper's, to make the file smaller",
     "momentum of 0.9 with a cosine schedule and the tasks' own batches and networks",
     "layer outputs are <6, 10>, gradients and the velocity <1, 15>: the same word, the point where it is needed",
     "sums are accumulated in float32 and rounded once; the loss and the update of the velocity are float32 in between",
