@@ -245,6 +245,28 @@ def test_four_bit_groups_take_four_bits_and_run_as_such(shape: tuple[int, ...], 
     assert written[8].file.bytes - written[4].file.bytes == pytest.approx(levels, rel=0.02)
 
 
+class Doubled(nn.Module):
+    """Two layers whose weights have the same levels and other scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.second.weight = nn.Parameter(2 * self.first.weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu())
+        return y
+
+
+def test_layers_with_the_same_levels_share_them(tmp_path: Path) -> None:
+    model, x = Doubled(), torch.randn(6, 16)
+    scheme = Uniform(4, granularity=PerGroup(8))
+    student = coded(model, {"first.weight": scheme, "second.weight": scheme})
+    assert torch.equal(*(student.codes[f"{name}.weight"].levels for name in ("first", "second")))  # type: ignore[attr-defined]
+    export(student, Example((x[:1],)), tmp_path / "m.onnx")
+    assert parity([simulated(student, x)], [outputs("onnxruntime", tmp_path / "m.onnx", x)]).largest < FLOATS
+
+
 def test_weights_alone_stay_integers_and_are_not_folded(digits_model: nn.Module, tmp_path: Path) -> None:
     names = [name for name, p in digits_model.named_parameters() if p.ndim > 1]
     student = coded(digits_model, dict.fromkeys(names, INT8))

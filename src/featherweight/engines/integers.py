@@ -276,9 +276,10 @@ class Graph:
         if not _grouped(made):
             return
         name = f"{made.input[0]}.int4"
-        packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, _nibbles(levels), raw=True)
-        self.constants[name] = packed
-        self.graph.initializer.append(packed)
+        if name not in self.constants:  # layers with the same levels share one constant
+            packed = onnx.helper.make_tensor(name, onnx.TensorProto.INT4, levels.shape, _nibbles(levels), raw=True)
+            self.constants[name] = packed
+            self.graph.initializer.append(packed)
         made.input[0] = name
 
     def _insert(self, before: "onnx.NodeProto", inputs: list[str], output: str, settings: dict[str, int]) -> None:
