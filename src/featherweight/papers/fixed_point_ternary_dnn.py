@@ -20,7 +20,7 @@ DEVIATIONS = (
     "rectifiers instead of sigmoids; what the network takes in stays as it is, and so does the last layer's result",
     "Adam with a cosine schedule; biases are stored in bfloat16",
 )
-EPOCHS = {"mnist-lenet300": 40, "digits": 20}
+EPOCHS = {"mnist-lenet300": 20, "digits": 20}
 FIRST = {"mnist-lenet300": ("fc1.weight",), "mnist-lenet5": ("conv1.weight",), "digits": ("conv1.weight",)}
 """The layer that takes in the network's own input."""
 
