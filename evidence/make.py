@@ -52,6 +52,28 @@ def lenet5_small(task: str) -> Recipe:
     )
 
 
+def lenet300_small(task: str) -> Recipe:
+    """Gradual pruning to 1.3 % of the weights and 8 shared values a layer, biases too, learned from the dense parent."""
+    kept = {"fc1.weight": 0.0115, "fc2.weight": 0.03, "fc3.weight": 0.28, "*.bias": 0.3}
+    pruned = {name: Sparse(Fraction(1 - share)) for name, share in kept.items()}
+    shared = {name: Sparse(Magnitude(), Codebook(8)) for name in kept}
+    taught = distillation(temperature=4.0, share=0.7)
+    return Recipe(
+        "lenet300-small",
+        (
+            Stage(
+                "prune",
+                pruned,
+                schedule=Cubic(every=20, end=0.65),
+                learn=Learn.LATENT,
+                training=Training(50, 2e-3),
+                objective=taught,
+            ),
+            Stage("share", shared, training=Training(15, 5e-4, seed=1), objective=taught),
+        ),
+    )
+
+
 ENDS = {"conv1.weight": 8, "linear.weight": 8}
 """Bits of the first and the last layer of ResNet-20, which hold 0.4 % of its weights."""
 
@@ -59,6 +81,7 @@ MADE = {
     "deep-compression-lenet300": ("mnist-lenet300", deep_compression.recipe),
     "deep-compression-lenet5": ("mnist-lenet5", deep_compression.recipe),
     "lenet5-small": ("mnist-lenet5", lenet5_small),
+    "lenet300-small": ("mnist-lenet300", lenet300_small),
     "resnet20-w8a8": ("cifar10-resnet20", lambda task: post_training(8, 8)),
     "resnet20-w4a8": ("cifar10-resnet20", lambda task: post_training(4, 8, exceptions=ENDS)),
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),

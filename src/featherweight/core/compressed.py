@@ -306,10 +306,10 @@ class Compressed(nn.Module):
         return self._schemes[name].project(self.parameter(name).detach(), warm=code).stored()
 
     def _one(self, code: Code, name: str, shared: dict[int, Tensor]) -> Code:
-        """The code with numbers that learned as one Parameter as one tensor: they go on learning together."""
-        fields = code.tensors(Role.DIRECT)
-        learned = {path: self._fields[key] for path in fields if (key := self._key(name, path)) in self._fields}
-        return code.with_tensors({path: shared.setdefault(id(p), fields[path]) for path, p in learned.items()})
+        """The code with numbers that were one tensor while learning as one again: they go on together."""
+        before, after = self._code(name).tensors(Role.DIRECT), code.tensors(Role.DIRECT)
+        ones = {path: shared.setdefault(id(t), after[path]) for path, t in before.items() if path in after}
+        return code.with_tensors({path: one for path, one in ones.items() if torch.equal(one, after[path])})
 
     def _swapped(self) -> dict[str, Tensor]:
         return {name: self._weight(name) for name in self._learning}

@@ -64,9 +64,9 @@ def paper() -> Paper:
     return Paper(
         "hessian-weighted-ecsq",
         REFERENCE,
-        "Quantize the weights of all layers together, with the error of each weighed by the loss's second derivative, so "
-        "that no layer needs a size of its own; count the bits after entropy coding while choosing the cells; then train "
-        "the shared values.",
+        "Quantize the weights of all layers together, each error weighed by the loss's second derivative, so that no "
+        "layer needs a size of its own; count bits as entropy coding does while choosing the cells; then train the "
+        "shared values.",
         (
             Claim("LeNet-5, MNIST", "51.25x smaller with no or little loss of accuracy", "abstract"),
             Claim("32-layer ResNet, CIFAR-10", "22.17x smaller with no or little loss of accuracy", "abstract"),

@@ -48,9 +48,9 @@ def paper() -> Paper:
     return Paper(
         "zipml",
         REFERENCE,
-        "Round at random, so that it is right in the mean, to levels that make the variance as small as it can be, found "
-        "by dynamic programming; draw each sample twice, so that gradients stay right in the mean; use the same levels "
-        "for the weights of deep networks.",
+        "Round at random, right in the mean, to levels that make the variance as small as it can be, found by dynamic "
+        "programming; draw each sample twice, so that gradients stay right in the mean; use the same levels for the "
+        "weights of deep networks.",
         (
             Claim("linear models", "the same loss with samples of 5 to 6 bits", "memory"),
             Claim("linear models", "3 bits at the best levels do what takes 5 at uniform ones", "memory"),
