@@ -14,7 +14,17 @@ from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.plus import Plus
-from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, Scope, Sparse
+from featherweight.schemes.sparse import (
+    Deviations,
+    Dropping,
+    Fraction,
+    Gradient,
+    Halves,
+    Magnitude,
+    Scope,
+    Sparse,
+    Surgery,
+)
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 
@@ -130,6 +140,10 @@ TABLE: dict[str, Entry] = {
     "the non-zero": Entry(Sparse(Magnitude())),
     "above a threshold": Entry(Sparse(Magnitude(0.5))),
     "above a deviation": Entry(Sparse(Deviations(1.0))),
+    "surgery": Entry(Sparse(Surgery(0.5), gradient=Gradient.DENSE)),
+    "surgery on int4": Entry(Sparse(Surgery(0.2), gradient=Gradient.DENSE).then(Uniform(4))),
+    "dropping": Entry(Sparse(Dropping(0.7), gradient=Gradient.RESTING)),
+    "from both halves": Entry(Sparse(Halves(0.5))),
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
     "sparse float16": Entry(Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), overflow=6e4, underflow=1e-7),
     "sparse codebook": Entry(Sparse(Fraction(0.5)).then(Codebook(4))),

@@ -12,8 +12,23 @@ from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, p
 from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
-from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
+from featherweight.schemes.amounts import Amount, Deviations, Dropping, Fraction, Halves, Magnitude, Surgery
 from featherweight.schemes.floats import Float
+
+__all__ = [
+    "Amount",
+    "Deviations",
+    "Dropping",
+    "Fraction",
+    "Gradient",
+    "Halves",
+    "Magnitude",
+    "Scope",
+    "Sparse",
+    "SparseCode",
+    "Surgery",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,34 +57,6 @@ class SparseCode(Code):
         return cls(shape, dtype, support, read_part(layout, 0, (int(support.sum()),), dtype, take, "values"))
 
 
-@dataclass(frozen=True)
-class Fraction:
-    """A share of the entries is zero: ``round(share · n)`` of them, the least important."""
-
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise SchemeError(f"a sparsity of {self.share} is not in [0, 1); 0.9 zeroes nine entries in ten")
-
-
-@dataclass(frozen=True)
-class Magnitude:
-    """Entries of importance ``|w|`` at or below ``threshold`` are zero; 0 keeps exactly the non-zero entries."""
-
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True)
-class Deviations:
-    """Entries at or below ``quality`` times the layer's deviation about zero are zero (Han et al. 2015, section 3).
-
-    The deviation is the root mean square, which pruning cannot raise: pruning again by the same rule changes nothing.
-    """
-
-    quality: float
-
-
 class Scope(Enum):
     """Over what a share is counted."""
 
@@ -82,6 +69,7 @@ class Gradient(Enum):
 
     MASKED = "masked"  # ∂L/∂w = support · ∂L/∂decoded: what is pruned stays pruned (Han et al. 2015)
     DENSE = "dense"  # ∂L/∂w = ∂L/∂decoded: weights may return (Guo, Yao and Chen 2016)
+    RESTING = "resting"  # as masked, but what is pruned keeps its value, for its return (Jia et al. 2018)
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,7 @@ class Sparse(Scheme):
     those with ``√d |w|`` above it. Survivors that ``values`` rounds to zero leave the support; one entry always stays.
     """
 
-    amount: Fraction | Magnitude | Deviations
+    amount: Amount
     values: Scheme = Float()
     scope: Scope = Scope.TENSOR
     gradient: Gradient = Gradient.MASKED
@@ -107,8 +95,8 @@ class Sparse(Scheme):
         """Exact where survivors are kept as they are. Else on the exact support, its values as good as their scheme's;
         a rule where those values can fall below a threshold.
         """
-        if isinstance(self.values, Float) and self.values.width is None:
-            return Promise.EXACT
+        if self.amount.promise is Promise.RULE or (isinstance(self.values, Float) and self.values.width is None):
+            return self.amount.promise
         stays = isinstance(self.amount, Fraction) or self.amount == Magnitude()
         return Promise.LOCAL if stays and self.values.promise is not Promise.RULE else Promise.RULE
 
@@ -117,13 +105,7 @@ class Sparse(Scheme):
         return replace(self, values=values)
 
     def at(self, target: float) -> Self:
-        match self.amount:
-            case Fraction(share):
-                return replace(self, amount=Fraction(target * share))
-            case Magnitude(threshold):
-                return replace(self, amount=Magnitude(target * threshold))
-            case Deviations(quality):
-                return replace(self, amount=Deviations(target * quality))
+        return replace(self, amount=self.amount.at(target))
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
@@ -133,7 +115,7 @@ class Sparse(Scheme):
             before = _as_sparse(warm)
             values = self.values.project(w[before.support], metric.select(before.support), warm=before.values)
             return SparseCode(tuple(w.shape), w.dtype, before.support, values)
-        return self._on(w, metric, self._support(importance(w, metric)), rate)
+        return self._on(w, metric, self._support(metric.importance(w)), rate)
 
     def project_all(
         self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], warm: Mapping[str, Code] | None = None
@@ -143,38 +125,43 @@ class Sparse(Scheme):
         for name, w in weights.items():
             with naming(name):
                 check_weight(w)
-        together = self._support(torch.cat([importance(w, metrics[name]).flatten() for name, w in weights.items()]))
+        together = self._support(torch.cat([metrics[name].importance(w).flatten() for name, w in weights.items()]))
         supports = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
         codes: dict[str, Code] = {}
         for (name, w), support in zip(weights.items(), supports, strict=True):
             codes[name] = self._on(w, metrics[name], _never_empty(support.reshape(w.shape), w.abs()), None)
         return codes
 
+    def advance(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], before: Mapping[str, Code]
+    ) -> dict[str, Code]:
+        """By what the amount makes of the support in force; a global share forgets it."""
+        if self.scope is Scope.GLOBAL:
+            return self.project_all(weights, metrics)
+        codes: dict[str, Code] = {}
+        for name, w in weights.items():
+            with naming(name):
+                check_weight(w)
+                importance = metrics[name].importance(w)
+                support = self.amount.again(importance, _as_sparse(before[name]).support)
+                codes[name] = self._on(w, metrics[name], _never_empty(support, importance), None)
+        return codes
+
     def through(self, w: Tensor, code: Code) -> Tensor:
         support = _as_sparse(code).support
+        if isinstance(self.values, Float):
+            seen = self.values.through(w * support, code)
+            return straight_through(seen, w) if self.gradient is Gradient.DENSE else seen
         if self.gradient is Gradient.DENSE:
             return super().through(w, code)
-        if isinstance(self.values, Float):
-            return self.values.through(w * support, code)
         values = self.values.through(w[support], _as_sparse(code).values)
         return values.new_zeros(w.shape).masked_scatter(support, values)
 
     def carried(self, w: Tensor, code: Code) -> Tensor:
         return w * _as_sparse(code).support if self.gradient is Gradient.MASKED else w
 
-    def _support(self, score: Tensor) -> Tensor:
-        match self.amount:
-            case Fraction(share):
-                kept = score.numel() - round(share * score.numel())
-                order = score.flatten().argsort(descending=True, stable=True)
-                support = torch.zeros_like(score, dtype=torch.bool).flatten()
-                support[order[:kept]] = True
-                support = support.reshape(score.shape) & (score > 0)
-            case Magnitude(threshold):
-                support = score > threshold
-            case Deviations(quality):
-                support = score > quality * score.double().square().mean().sqrt().to(score.dtype)
-        return _never_empty(support, score)
+    def _support(self, importance: Tensor) -> Tensor:
+        return _never_empty(self.amount.support(importance), importance)
 
     def _on(self, w: Tensor, metric: Metric, support: Tensor, rate: Rate | None) -> SparseCode:
         """The code on a given support, less what ``values`` rounds to zero."""
@@ -184,19 +171,13 @@ class Sparse(Scheme):
         return code if bool((alive == support).all()) else self._on(w, metric, alive, rate)
 
 
-def _never_empty(support: Tensor, score: Tensor) -> Tensor:
+def _never_empty(support: Tensor, importance: Tensor) -> Tensor:
     """At least the most important entry stays: a code of nothing would have no numbers to learn."""
     if bool(support.any()):
         return support
     first = torch.zeros_like(support).flatten()
-    first[score.flatten().argmax()] = True
+    first[importance.flatten().argmax()] = True
     return first.reshape(support.shape)
-
-
-def importance(w: Tensor, metric: Metric) -> Tensor:
-    """``√d |w|``: the root of the error that zeroing an entry makes."""
-    weights = metric.weights(w)
-    return w.abs() if weights is None else weights.double().sqrt() * w.double().abs()
 
 
 def _as_sparse(code: Code) -> SparseCode:
