@@ -6,7 +6,11 @@ from difflib import get_close_matches
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
     deep_compression,
+    deeptwist,
     dorefa_net,
+    drop_pruning,
+    dsd,
+    dynamic_network_surgery,
     gptq,
     gradual_pruning,
     han_pruning,
@@ -21,6 +25,7 @@ from featherweight.papers import (
     qat_jacob,
     qnn,
     ristretto,
+    sun_sparse_face,
     tf_contrib_quantize,
     xnor_net,
 )
@@ -45,6 +50,11 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "mxnet-quantization": mxnet_quantization.paper,
     "ristretto": ristretto.paper,
     "lin-fixed-point-sqnr": lin_fixed_point_sqnr.paper,
+    "dynamic-network-surgery": dynamic_network_surgery.paper,
+    "dsd": dsd.paper,
+    "sun-sparse-face": sun_sparse_face.paper,
+    "drop-pruning": drop_pruning.paper,
+    "deeptwist": deeptwist.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

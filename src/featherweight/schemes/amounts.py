@@ -160,8 +160,8 @@ class Dropping(Amount):
 class Halves(Amount):
     """``round(share · n)`` entries are zero; those that stay are drawn from the halves of a ranking.
 
-    Positive and negative importances are ranked apart by magnitude; each sign keeps its proportion of the kept entries,
-    ``high`` of them drawn from the upper half of its ranking and the others from the lower half (Sun, Wang and Tang
+    Positive and negative importances are ranked apart by magnitude (zeros never stay); each sign keeps its proportion,
+    ``high`` of it drawn from the upper half of its ranking and the others from the lower half (Sun, Wang and Tang
     2016, arXiv 1512.01891, section 3.3, where importances are correlations); what one half cannot give, the other does.
     Draws are of a generator of its own, seeded by ``seed``. A rule: chance decides.
     """
@@ -180,14 +180,15 @@ class Halves(Amount):
         scores = importance.detach().flatten().cpu()
         generator = torch.Generator().manual_seed(self.seed)
         support = torch.zeros_like(scores, dtype=torch.bool)
-        for sign in (1, -1):
-            ranked = (sign * scores).argsort(descending=True, stable=True)
-            ranked = ranked[(sign * scores)[ranked] > 0]
+        positive, negative = (_ranked(sign * scores) for sign in (1, -1))
+        scored = len(positive) + len(negative)
+        kept = min(len(scores) - round(self.share * len(scores)), scored)
+        first = round(kept * len(positive) / max(scored, 1))
+        for ranked, count in ((positive, first), (negative, kept - first)):
             upper, lower = ranked.tensor_split([(len(ranked) + 1) // 2])
-            kept = round((1 - self.share) * len(ranked))
-            most = max(min(round(self.high * kept), len(upper)), kept - len(lower))
-            for half, count in ((upper, most), (lower, kept - most)):
-                drawn = torch.randperm(len(half), generator=generator, device="cpu")[:count]
+            most = max(min(round(self.high * count), len(upper)), count - len(lower))
+            for half, size in ((upper, most), (lower, count - most)):
+                drawn = torch.randperm(len(half), generator=generator, device="cpu")[:size]
                 support[half[drawn]] = True
         return support.reshape(importance.shape).to(importance.device)
 
@@ -201,6 +202,12 @@ def largest(importance: Tensor, count: int) -> Tensor:
     support = torch.zeros_like(importance, dtype=torch.bool).flatten()
     support[order[:count]] = True
     return support.reshape(importance.shape) & (importance != 0)
+
+
+def _ranked(scores: Tensor) -> Tensor:
+    """Where the positive ones are, the largest first."""
+    order = scores.argsort(descending=True, stable=True)
+    return order[scores[order] > 0]
 
 
 def _check_share(share: float) -> None:
