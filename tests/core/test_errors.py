@@ -25,7 +25,7 @@ from featherweight.metrics.diagonal import Curvature, Fisher
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Rank
-from featherweight.schemes.sparse import Fraction, Magnitude, Scope, Sparse
+from featherweight.schemes.sparse import Dropping, Fraction, Halves, Magnitude, Scope, Sparse, Surgery
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
 
 from .models import images, made
@@ -252,6 +252,13 @@ SETTINGS: list[Callable[[], object]] = [
     lambda: Sparse(Fraction(1.0)),
     lambda: Sparse(Fraction(-0.1)),
     lambda: Sparse(Magnitude(), scope=Scope.GLOBAL),
+    lambda: Surgery(1.0, margin=1.0),
+    lambda: Surgery(1.0).at(0.5),
+    lambda: Dropping(1.0),
+    lambda: Dropping(0.5, p_out=0.0),
+    lambda: Dropping(0.5, p_in=1.0),
+    lambda: Halves(1.0),
+    lambda: Halves(0.5, high=1.5),
     lambda: LowRank(Rank(0)),
 ]
 

@@ -10,7 +10,18 @@ from featherweight.activations.rules import Calibrated
 from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.plan import plan
 from featherweight.core.site import WEIGHTS, Sites, select
-from featherweight.core.stage import Cubic, Iterative, OneShot, Portions, Recipe, Schedule, Stage, Training, everywhere
+from featherweight.core.stage import (
+    Cubic,
+    Decaying,
+    Iterative,
+    OneShot,
+    Portions,
+    Recipe,
+    Schedule,
+    Stage,
+    Training,
+    everywhere,
+)
 from featherweight.graph.fold import FoldNorms
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
@@ -90,6 +101,9 @@ SCHEDULES: list[tuple[Schedule, int, dict[int, float]]] = [
     (Cubic(every=5, end=0.5, initial=0.5), 20, {0: 0.5, 5: 1 - 0.5 * 0.5**3, 10: 1.0}),
     (Cubic(end=0.7), 1, {0: 1.0}),
     (Cubic(begin=0.9, end=0.1), 100, {0: 1.0}),
+    (Decaying(decay=0.0, end=0.5), 8, dict.fromkeys(range(5), 1.0)),
+    (Decaying(decay=1e12, end=0.5), 100, {0: 1.0, 50: 1.0}),
+    (Decaying(end=0.0), 100, {0: 1.0}),
 ]
 
 
@@ -109,6 +123,17 @@ def test_every_schedule_ends_with_the_whole_effect_inside_the_training(schedule:
     assert list(targets) == sorted(targets) and list(targets.values()) == sorted(targets.values())
 
 
+def test_projections_become_rarer_by_a_power_of_the_step() -> None:
+    """The counts of four quarters are near the sums of p(t), by their own deviations; another seed draws others."""
+    schedule = Decaying(decay=1e-2, power=1.0, end=1.0, seed=4)
+    targets = schedule.targets(4001)
+    for first in range(0, 4000, 1000):
+        chances = [1 / (1 + 1e-2 * step) for step in range(first, first + 1000)]
+        found = sum(step in targets for step in range(first, first + 1000))
+        assert abs(found - sum(chances)) < 4 * sum(p * (1 - p) for p in chances) ** 0.5
+    assert schedule.targets(4001) == targets != Decaying(1e-2, end=1.0, seed=5).targets(4001)
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -119,6 +144,8 @@ def test_every_schedule_ends_with_the_whole_effect_inside_the_training(schedule:
         lambda: Portions(()),
         lambda: Portions((0.5, 0.9)),
         lambda: Portions((0.6, 0.5, 1.0)),
+        lambda: Decaying(decay=-1.0),
+        lambda: Decaying(end=1.5),
     ],
 )
 def test_schedules_out_of_range(make) -> None:

@@ -23,7 +23,18 @@ from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
-from featherweight.schemes.sparse import Deviations, Fraction, Gradient, L0Penalty, Magnitude, Scope, Sparse
+from featherweight.schemes.sparse import (
+    Deviations,
+    Dropping,
+    Fraction,
+    Gradient,
+    Halves,
+    L0Penalty,
+    Magnitude,
+    Scope,
+    Sparse,
+    Surgery,
+)
 from featherweight.schemes.split import Split
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
@@ -144,6 +155,10 @@ TABLE: dict[str, Entry] = {
     "the non-zero": Entry(Sparse(Magnitude())),
     "above a threshold": Entry(Sparse(Magnitude(0.5))),
     "above a deviation": Entry(Sparse(Deviations(1.0))),
+    "surgery": Entry(Sparse(Surgery(0.5), gradient=Gradient.DENSE)),
+    "surgery on int4": Entry(Sparse(Surgery(0.2), gradient=Gradient.DENSE).then(Uniform(4))),
+    "dropping": Entry(Sparse(Dropping(0.7), gradient=Gradient.RESTING)),
+    "from both halves": Entry(Sparse(Halves(0.5))),
     "global share": Entry(Sparse(Fraction(0.7), scope=Scope.GLOBAL)),
     "at a price": Entry(Sparse(L0Penalty(0.1))),
     "shrunk at a price": Entry(Shrunk(L1Penalty(0.1)), diagonal=False),

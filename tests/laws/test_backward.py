@@ -13,7 +13,7 @@ from featherweight.schemes.codebook import Codebook, CodebookCode
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Incremental
-from featherweight.schemes.sparse import Fraction, Gradient, Sparse
+from featherweight.schemes.sparse import Fraction, Gradient, Sparse, Surgery
 from featherweight.schemes.split import Split, SplitCode
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform, UniformCode
 
@@ -98,6 +98,9 @@ RULES: list[tuple[Scheme, Callable[[Tensor, Code, Tensor], Tensor]]] = [
     (Codebook(4), straight),
     (Sparse(Fraction(0.5)), masked),
     (Sparse(Fraction(0.5), gradient=Gradient.DENSE), straight),
+    (Sparse(Surgery(0.5), gradient=Gradient.DENSE), straight),
+    (Sparse(Fraction(0.5), gradient=Gradient.DENSE).then(Codebook(3)), straight),
+    (Sparse(Fraction(0.5), gradient=Gradient.RESTING), masked),
     (Sparse(Fraction(0.5)).then(Codebook(3)), masked),
     (Sparse(Fraction(0.5)).then(Float(Width.FLOAT16)), masked),
     (Uniform(4), inside_range),

@@ -21,6 +21,7 @@ from featherweight.checkpoint import FILE
 from featherweight.core.errors import DataError
 from featherweight.core.stage import (
     Cubic,
+    Decaying,
     Homotopy,
     Iterative,
     Learn,
@@ -44,7 +45,7 @@ from featherweight.schemes.incremental import Incremental
 from featherweight.schemes.logarithmic import incremental
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian
-from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
+from featherweight.schemes.sparse import Dropping, Fraction, Gradient, Magnitude, Sparse, Surgery
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
 from featherweight.training.loop import Progress
@@ -101,6 +102,14 @@ def stage(name: str, scheme: Any, learn: Learn, **settings: Any) -> Stage:
 RECIPES = {
     "direct": Recipe("direct", (stage("share", Codebook(4), Learn.DIRECT, training={"code_lr": 0.5}),)),
     "latent": Recipe("latent", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(every=2)),)),
+    "surgery": Recipe(
+        "surgery",
+        (stage("cut", Sparse(Surgery(0.5), gradient=Gradient.DENSE), Learn.LATENT, schedule=Decaying(0.2, end=0.9)),),
+    ),
+    "dropping": Recipe(
+        "dropping",
+        (stage("drop", Sparse(Dropping(0.6), gradient=Gradient.RESTING), Learn.LATENT, schedule=Iterative(6)),),
+    ),
     "late start": Recipe(
         "late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)
     ),

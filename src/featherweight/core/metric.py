@@ -23,6 +23,11 @@ class Metric(ABC):
     def weights(self, w: Tensor) -> Tensor | None:
         """The diagonal, of the shape of ``w``, or ``None`` where every error counts the same."""
 
+    def importance(self, w: Tensor) -> Tensor:
+        """What decides which entries of ``w`` stay: ``√d |w|``, the root of the error that zeroing an entry makes."""
+        weights = self.weights(w)
+        return w.abs() if weights is None else weights.double().sqrt() * w.double().abs()
+
     def select(self, mask: Tensor) -> "Metric":
         """The metric of the vector ``w[mask]``."""
         raise SchemeError(f"{type(self).__name__} cannot be restricted to some entries; use a diagonal metric")
@@ -83,3 +88,32 @@ class Full(Metric):
 
     def weights(self, w: Tensor) -> Tensor | None:
         return self.hessian.diagonal().expand(w.shape[0], -1).reshape(w.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Scores(Metric):
+    """Importances that are no norm: ``scores``, of the shape of ``w`` and of any sign, decide which entries stay.
+
+    They say nothing of how far an entry may move: distances, and the values that survivors are given, are Euclidean.
+    For criteria such as correlations, movements and gates.
+    """
+
+    scores: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool(torch.isfinite(self.scores).all()):
+            raise SchemeError("scores must be finite")
+
+    def distance(self, w: Tensor, v: Tensor) -> Tensor:
+        return EUCLIDEAN.distance(w, v)
+
+    def weights(self, w: Tensor) -> Tensor | None:
+        return None
+
+    def importance(self, w: Tensor) -> Tensor:
+        if self.scores.shape != w.shape:
+            raise SchemeError(f"the scores are {tuple(self.scores.shape)}, the tensor {tuple(w.shape)}")
+        return self.scores
+
+    def select(self, mask: Tensor) -> Metric:
+        return EUCLIDEAN

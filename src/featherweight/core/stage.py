@@ -152,6 +152,33 @@ class Homotopy(Schedule):
         return {k * steps // self.rounds: self.growth ** (k + 1 - self.rounds) for k in range(self.rounds)}
 
 
+@dataclass(frozen=True)
+class Decaying(Schedule):
+    """Step ``t`` projects to the whole effect with probability ``p(t) = (1 + decay · t)^(−power)``.
+
+    The first step does so always; the last to do so is the one at ``end``, a share of the training. Draws are of a
+    generator of its own. Guo, Yao and Chen (2016, arXiv 1608.04493, section 3.3) let the chance that masks are renewed
+    fall as the training goes on; the form of ``p`` is that of their published code.
+    """
+
+    decay: float = 1e-4
+    power: float = 1.0
+    end: float = 0.7
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decay < 0 or self.power < 0 or not 0 <= self.end <= 1:
+            raise SchemeError(f"{self}: give a decay and a power of 0 or more, and an end of 0 to 1")
+
+    def targets(self, steps: int) -> dict[int, float]:
+        last = min(int(self.end * steps), steps - 1)
+        if last <= 0:
+            return {0: 1.0}
+        draws = torch.rand(last, generator=torch.Generator().manual_seed(self.seed), device="cpu").tolist()
+        drawn = [step for step, draw in enumerate(draws) if draw < (1 + self.decay * step) ** -self.power]
+        return dict.fromkeys([*drawn, last], 1.0)
+
+
 @dataclass(frozen=True, eq=False)
 class Tap:
     """One training step as an objective's term sees it."""

@@ -7,8 +7,12 @@ from featherweight.core.errors import SelectionError
 from featherweight.papers import (
     binaryconnect,
     deep_compression,
+    deeptwist,
     dettmers_8bit,
     dorefa_net,
+    drop_pruning,
+    dsd,
+    dynamic_network_surgery,
     fixed_point_ternary_dnn,
     gptq,
     gradual_pruning,
@@ -35,6 +39,7 @@ from featherweight.papers import (
     ristretto,
     shiftcnn,
     soft_weight_sharing,
+    sun_sparse_face,
     ternary_weight_networks,
     tf_contrib_quantize,
     ttq,
@@ -79,6 +84,11 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "dettmers-8bit": dettmers_8bit.paper,
     "hessian-weighted-ecsq": hessian_weighted_ecsq.paper,
     "zipml": zipml.paper,
+    "dynamic-network-surgery": dynamic_network_surgery.paper,
+    "dsd": dsd.paper,
+    "sun-sparse-face": sun_sparse_face.paper,
+    "drop-pruning": drop_pruning.paper,
+    "deeptwist": deeptwist.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

@@ -14,7 +14,6 @@ from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
 from featherweight.schemes.floats import Float
-from featherweight.schemes.sparse import importance
 from featherweight.schemes.split import SplitCode, largest
 
 
@@ -96,7 +95,7 @@ class Incremental(Scheme):
         """The share of the entries, ``held`` ones first, by ``inner`` with the numbers that ``numbers`` has."""
         mask = held | largest(self._order(w, metric).masked_fill(held, torch.inf), self.share)
         if not bool(mask.any()):
-            mask = largest(importance(w, metric), 1 / w.numel())
+            mask = largest(metric.importance(w), 1 / w.numel())
         try:
             if bool(mask.all()):
                 return self.inner.project(w, metric, warm=numbers) if bool(held.any()) else numbers
@@ -111,7 +110,7 @@ class Incremental(Scheme):
     def _order(self, w: Tensor, metric: Metric) -> Tensor:
         """The larger, the sooner an entry is quantized."""
         if self.choice is Choice.LARGEST:
-            return importance(w, metric)
+            return metric.importance(w)
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         drawn = torch.randperm(w.numel(), generator=generator, device="cpu")
         return drawn.to(w.device, torch.float64).reshape(w.shape)

@@ -12,8 +12,24 @@ from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, p
 from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
-from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
+from featherweight.schemes.amounts import Amount, Deviations, Dropping, Fraction, Halves, L0Penalty, Magnitude, Surgery
 from featherweight.schemes.floats import Float
+
+__all__ = [
+    "Amount",
+    "Deviations",
+    "Dropping",
+    "Fraction",
+    "Gradient",
+    "Halves",
+    "L0Penalty",
+    "Magnitude",
+    "Scope",
+    "Sparse",
+    "SparseCode",
+    "Surgery",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,49 +58,6 @@ class SparseCode(Code):
         return cls(shape, dtype, support, read_part(layout, 0, (int(support.sum()),), dtype, take, "values"))
 
 
-@dataclass(frozen=True)
-class Fraction:
-    """A share of the entries is zero: ``round(share · n)`` of them, the least important."""
-
-    share: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise SchemeError(f"a sparsity of {self.share} is not in [0, 1); 0.9 zeroes nine entries in ten")
-
-
-@dataclass(frozen=True)
-class Magnitude:
-    """Entries of importance ``|w|`` at or below ``threshold`` are zero; 0 keeps exactly the non-zero entries."""
-
-    threshold: float = 0.0
-
-
-@dataclass(frozen=True)
-class Deviations:
-    """Entries at or below ``quality`` times the layer's deviation about zero are zero (Han et al. 2015, section 3).
-
-    The deviation is the root mean square, which pruning cannot raise: pruning again by the same rule changes nothing.
-    """
-
-    quality: float
-
-
-@dataclass(frozen=True)
-class L0Penalty:
-    """``min_v ½ ‖w − v‖² + price · ‖v‖₀``: entries of importance ``|w|`` at or below ``√(2 · price)`` are zero.
-
-    Hard thresholding: the compression step of learning-compression with an l0 penalty, where ``price = α/μ``
-    (Carreira-Perpiñán and Idelbayev 2018, CVPR, section 4).
-    """
-
-    price: float
-
-    def __post_init__(self) -> None:
-        if self.price < 0:
-            raise SchemeError(f"a price of {self.price} for an entry is below 0")
-
-
 class Scope(Enum):
     """Over what a share is counted."""
 
@@ -97,6 +70,7 @@ class Gradient(Enum):
 
     MASKED = "masked"  # ∂L/∂w = support · ∂L/∂decoded: what is pruned stays pruned (Han et al. 2015)
     DENSE = "dense"  # ∂L/∂w = ∂L/∂decoded: weights may return (Guo, Yao and Chen 2016)
+    RESTING = "resting"  # as masked, but what is pruned keeps its value, for its return (Jia et al. 2018)
 
 
 @dataclass(frozen=True)
@@ -108,7 +82,7 @@ class Sparse(Scheme):
     those with ``√d |w|`` above it. Survivors that ``values`` rounds to zero leave the support; one entry always stays.
     """
 
-    amount: Fraction | Magnitude | Deviations | L0Penalty
+    amount: Amount
     values: Scheme = Float()
     scope: Scope = Scope.TENSOR
     gradient: Gradient = Gradient.MASKED
@@ -122,8 +96,8 @@ class Sparse(Scheme):
         """Exact where survivors are kept as they are. Else on the exact support, its values as good as their scheme's;
         a rule where those values can fall below a threshold.
         """
-        if isinstance(self.values, Float) and self.values.width is None:
-            return Promise.EXACT
+        if self.amount.promise is Promise.RULE or (isinstance(self.values, Float) and self.values.width is None):
+            return self.amount.promise
         stays = isinstance(self.amount, Fraction) or self.amount == Magnitude()
         return Promise.LOCAL if stays and self.values.promise is not Promise.RULE else Promise.RULE
 
@@ -132,15 +106,7 @@ class Sparse(Scheme):
         return replace(self, values=values)
 
     def at(self, target: float) -> Self:
-        match self.amount:
-            case Fraction(share):
-                return replace(self, amount=Fraction(target * share))
-            case Magnitude(threshold):
-                return replace(self, amount=Magnitude(target * threshold))
-            case Deviations(quality):
-                return replace(self, amount=Deviations(target * quality))
-            case L0Penalty(price):
-                return replace(self, amount=L0Penalty(target * price))
+        return replace(self, amount=self.amount.at(target))
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
@@ -150,7 +116,7 @@ class Sparse(Scheme):
             before = as_sparse(warm)
             values = self.values.project(w[before.support], metric.select(before.support), warm=before.values)
             return SparseCode(tuple(w.shape), w.dtype, before.support, values)
-        return self._on(w, metric, self._support(importance(w, metric)), rate)
+        return self._on(w, metric, self._support(metric.importance(w)), rate)
 
     def project_all(
         self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], warm: Mapping[str, Code] | None = None
@@ -162,37 +128,40 @@ class Sparse(Scheme):
                 check_weight(w)
         return dict(self._on_all(weights, metrics, self._supports(weights, metrics)))
 
+    def advance(
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], before: Mapping[str, Code]
+    ) -> dict[str, Code]:
+        """By what the amount makes of the support in force; a global share forgets it."""
+        if self.scope is Scope.GLOBAL:
+            return self.project_all(weights, metrics)
+        codes: dict[str, Code] = {}
+        for name, w in weights.items():
+            with naming(name):
+                check_weight(w)
+                importance = metrics[name].importance(w)
+                support = self.amount.again(importance, as_sparse(before[name]).support)
+                codes[name] = self._on(w, metrics[name], never_empty(support, importance), None)
+        return codes
+
     def through(self, w: Tensor, code: Code) -> Tensor:
         support = as_sparse(code).support
+        if isinstance(self.values, Float):
+            seen = self.values.through(w * support, code)
+            return straight_through(seen, w) if self.gradient is Gradient.DENSE else seen
         if self.gradient is Gradient.DENSE:
             return super().through(w, code)
-        if isinstance(self.values, Float):
-            return self.values.through(w * support, code)
         values = self.values.through(w[support], as_sparse(code).values)
         return values.new_zeros(w.shape).masked_scatter(support, values)
 
     def carried(self, w: Tensor, code: Code) -> Tensor:
         return w * as_sparse(code).support if self.gradient is Gradient.MASKED else w
 
-    def _support(self, score: Tensor) -> Tensor:
-        match self.amount:
-            case Fraction(share):
-                kept = score.numel() - round(share * score.numel())
-                order = score.flatten().argsort(descending=True, stable=True)
-                support = torch.zeros_like(score, dtype=torch.bool).flatten()
-                support[order[:kept]] = True
-                support = support.reshape(score.shape) & (score > 0)
-            case Magnitude(threshold):
-                support = score > threshold
-            case L0Penalty(price):
-                support = score > (2 * price) ** 0.5
-            case Deviations(quality):
-                support = score > quality * score.double().square().mean().sqrt().to(score.dtype)
-        return never_empty(support, score)
+    def _support(self, importance: Tensor) -> Tensor:
+        return never_empty(self.amount.support(importance), importance)
 
     def _supports(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
         """The support of every tensor, by one threshold or by each tensor's own."""
-        scores = {name: importance(w, metrics[name]) for name, w in weights.items()}
+        scores = {name: metrics[name].importance(w) for name, w in weights.items()}
         if self.scope is Scope.TENSOR:
             return {name: self._support(score) for name, score in scores.items()}
         together = self._support(torch.cat([score.flatten() for score in scores.values()]))
@@ -225,19 +194,13 @@ def _alive(code: SparseCode, w: Tensor) -> Tensor:
     return never_empty(code.support & (code.decode() != 0), w.abs())
 
 
-def never_empty(support: Tensor, score: Tensor) -> Tensor:
+def never_empty(support: Tensor, importance: Tensor) -> Tensor:
     """At least the most important entry stays: a code of nothing would have no numbers to learn."""
     if bool(support.any()):
         return support
     first = torch.zeros_like(support).flatten()
-    first[score.flatten().argmax()] = True
+    first[importance.flatten().argmax()] = True
     return first.reshape(support.shape)
-
-
-def importance(w: Tensor, metric: Metric) -> Tensor:
-    """``√d |w|``: the root of the error that zeroing an entry makes."""
-    weights = metric.weights(w)
-    return w.abs() if weights is None else weights.double().sqrt() * w.double().abs()
 
 
 def as_sparse(code: Code) -> SparseCode:

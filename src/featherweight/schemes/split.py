@@ -14,7 +14,6 @@ from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
 from featherweight.schemes.floats import Floats, Width
-from featherweight.schemes.sparse import importance
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +83,7 @@ class Split(Scheme):
     ) -> SplitCode:
         check_weight(w)
         before = None if warm is None else as_split(warm)
-        mask = largest(importance(w, metric), self.share) if before is None else before.mask
+        mask = largest(metric.importance(w), self.share) if before is None else before.mask
         inside = _part(self.inside, w[mask], metric.select(mask), before and before.inside)
         outside = _part(self.outside, w[~mask], metric.select(~mask), before and before.outside)
         return SplitCode(tuple(w.shape), w.dtype, mask, inside, outside)
