@@ -16,9 +16,11 @@ DEVIATIONS = (
     "scales start at mean|w| of a filter and are then learned, instead of recomputed at every step",
     "inputs are plain signs, without the input scale K, and blocks keep the network's own order",
 )
+EPOCHS = {"mnist-lenet5": 6}
+"""Of a task with many more samples than digits, which takes 20."""
 
 
-def recipe(task: str = "", *, inputs: bool = False, epochs: int = 20) -> Recipe:
+def recipe(task: str = "", *, inputs: bool = False, epochs: int | None = None) -> Recipe:
     """Binary weights (and, with ``inputs``, binary inputs) of all layers but the first and the last."""
     inner = Sites(exclude=("conv1.*", "fc2.*"), min_dims=2)
     stage = Stage(
@@ -26,7 +28,7 @@ def recipe(task: str = "", *, inputs: bool = False, epochs: int = 20) -> Recipe:
         {inner: Uniform(1, granularity=PerChannel())},
         tap=Signs(("conv[23]", "fc1")) if inputs else None,
         learn=Learn.BOTH,
-        training=Training(epochs, 2e-3),
+        training=Training(epochs or EPOCHS.get(task, 20), 2e-3),
     )
     return Recipe("xnor-net", (stage,), REFERENCE, DEVIATIONS)
 
