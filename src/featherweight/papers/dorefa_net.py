@@ -17,7 +17,9 @@ EPOCHS = {"mnist-lenet5": 6}
 """Of a task with many more samples than digits, which takes 20."""
 
 
-def recipe(task: str = "", *, weights: int = 1, inputs: int = 2, gradients: int = 6, epochs: int | None = None) -> Recipe:
+def recipe(
+    task: str = "", *, weights: int = 1, inputs: int = 2, gradients: int = 6, epochs: int | None = None
+) -> Recipe:
     """Weights, inputs and gradients of all layers but the first and the last."""
     inner = ("conv[23]", "fc1")
     stage = Stage(
