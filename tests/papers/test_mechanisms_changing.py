@@ -87,7 +87,7 @@ def test_drop_in_returns_some_and_the_end_is_certain(digits_model: nn.Module) ->
 
 
 def test_dsd_ends_dense_and_better(digits_model: nn.Module) -> None:
-    recipe, record = recorded(dsd.recipe("digits"), "conv3.weight")
+    recipe, record = recorded(dsd.recipe("digits", epochs=(10, 6)), "conv3.weight")
     student, _ = run(digits_model, DIGITS, recipe)
     pruned = ~record.supports[-1]
     assert int(pruned.sum()) == round(0.4 * pruned.numel())
@@ -100,7 +100,7 @@ def test_dsd_ends_dense_and_better(digits_model: nn.Module) -> None:
 
 def test_deeptwist_leaves_weights_free_between_distortions(digits_model: nn.Module) -> None:
     for distortion, least in ((Sparse(Fraction(0.8)), 97.0), (Uniform(3), 96.0), (LowRank(Rank(12)), 97.0)):
-        recipe, record = recorded(deeptwist.recipe("digits", distortion=distortion, every=2, epochs=12), "conv3.weight")
+        recipe, record = recorded(deeptwist.recipe("digits", distortion=distortion, epochs=6), "conv3.weight")
         student, _ = run(digits_model, DIGITS, recipe)
         errors = torch.tensor([float((w - distortion.project(w).decode()).norm() / w.norm()) for w in record.weights])
         each = len(errors) // 6

@@ -44,7 +44,7 @@ def recipe(
     surgery = Stage(
         "surgery",
         schemes,
-        schedule=Decaying(DECAY.get(task, 0.01), end=0.7),
+        schedule=Decaying(DECAY.get(task, 1e-3), end=0.75),
         learn=Learn.LATENT,
         training=Training(first, 1e-3),
     )
