@@ -3,7 +3,7 @@
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS, Sites
 from featherweight.core.stage import Cubic, Learn, Recipe, Reference, Stage, Training
-from featherweight.metrics.diagonal import Fisher
+from featherweight.metrics.diagonal import Curvature
 from featherweight.papers.paper import Claim, Paper
 from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits
 from featherweight.schemes.floats import Float, Width
@@ -13,8 +13,8 @@ from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 REFERENCE = Reference("Towards the Limit of Network Quantization", "Choi, El-Khamy and Lee", 2016, "1612.01543")
 
 DEVIATIONS = (
-    "the diagonal of the Hessian is estimated by the empirical Fisher information of the pruned network, not by second "
-    "derivatives propagated back (the paper's own alternative is the root of Adam's second moment)",
+    "errors are weighed by the Gauss-Newton diagonal of the outputs, not by the Hessian of the loss, which is next to "
+    "nothing on images that a network has learned",
     "one gradual pruning run along a cubic instead of pruning and retraining in turn",
     "indices and zero positions are coded by context-adaptive range coding, with counts of their own for each layer, "
     "not by one Huffman code and index gaps; the rate is the entropy",
@@ -52,7 +52,7 @@ def recipe(
                 learn=Learn.LATENT,
                 training=Training(first, 2e-3),
             ),
-            Stage("share", {WEIGHTS: shared}, metric=Fisher(), training=Training(second, 5e-4, seed=1)),
+            Stage("share", {WEIGHTS: shared}, metric=Curvature(), training=Training(second, 5e-4, seed=1)),
             Stage("side", {Sites(("*.bias",)): Float(Width.BFLOAT16)}),
         ),
         REFERENCE,

@@ -22,8 +22,10 @@ T = TypeVar("T")
 
 EDGES = 1024
 """Groups of neighbouring entries that the first cells are made of; each distinct entry is one where there are fewer."""
+ROUNDS = 25
+"""Of assignments, centroids and shares in turns, at most: later ones change next to nothing."""
 PASSES = 100
-"""Of an iteration, at most; a few are usual."""
+"""Of assignments and shares with the stored centroids, at most; a few are usual."""
 HALVINGS = 20
 """Of the range of λ in which a mean of bits is looked for."""
 
@@ -67,7 +69,7 @@ class EntropyConstrained(Scheme):
 
     *Iterated*: in the Euclidean metric the best cells are intervals, which a shortest path over all of them finds: the
     minimum itself for up to :data:`EDGES` distinct entries. From there assignments with the rate, centroids ``Σ d w /
-    Σ d`` and shares take turns until nothing changes; empty cells are dropped. *Bins*: the practical variant of the
+    Σ d`` and shares take turns until little changes; empty cells are dropped. *Bins*: the practical variant of the
     same section, bins of the width ``Δ = √(6 λ / (ln 2 · mean d))`` that high-rate theory gives (Gish and Pierce 1968)
     with the same centroids; entries go to the nearest.
 
@@ -245,7 +247,7 @@ def _iterated(x: Tensor, d: Tensor) -> Callable[[float], Tensor]:
 
     def cells(price: float) -> Tensor:
         found = intervals.best(price)
-        for _ in range(PASSES):
+        for _ in range(ROUNDS):
             renewed = _assigned(x, d, _means(x, d, found), found, price)
             renewed = renewed.unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
             if torch.equal(renewed, found):
