@@ -160,8 +160,8 @@ def joint(w: Tensor, code: MixtureCode) -> Tensor:
     return (code.log_mixing() - log_deviations)[:, None] - z.square() / 2
 
 
-CHUNK = 1 << 16
-"""Entries that are looked at together: memory stays bounded."""
+CHUNK = 1 << 13
+"""Entries that are looked at together: their exponents stay in a cache, and memory is bounded."""
 
 
 def _assigned(w: Tensor, known: MixtureCode) -> MixtureCode:
