@@ -20,6 +20,8 @@ from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits
 from featherweight.schemes.joint import Joint
 from featherweight.tasks import find
 
+BITS = 1.5
+
 
 def loss(task: Task, student: Compressed) -> float:
     assert task.loss is not None
@@ -30,14 +32,14 @@ def loss(task: Task, student: Compressed) -> float:
 
 def main() -> None:
     task = find("digits")
-    print("| bits | metric | cells | centroids | loss | accuracy % |\n|---|---|---|---|---|---|")
-    for bits, metric, cells in product((1.5, 2.5), (MagnitudeRule(), Fisher(), Curvature()), Cells):
-        scheme = Joint(EntropyConstrained(MeanBits(bits), cells))
+    print("| metric | cells | centroids | loss | accuracy % |\n|---|---|---|---|---|")
+    for metric, cells in product((MagnitudeRule(), Fisher(), Curvature()), Cells):
+        scheme = Joint(EntropyConstrained(MeanBits(BITS), cells))
         student, _ = run(task.model(), task, Recipe("entropy", (Stage("share", {WEIGHTS: scheme}, metric=metric),)))
         accuracy = measure(student, task.selection(), task.quality)
         size = next(iter(student.codes.values())).layout().settings[0]
         name = type(metric).__name__.removesuffix("Rule").lower()
-        print(f"| {bits} | {name} | {cells.value} | {size} | {loss(task, student):.4f} | {accuracy:.1f} |", flush=True)
+        print(f"| {name} | {cells.value} | {size} | {loss(task, student):.4f} | {accuracy:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ LIMITS = {
     "deep-compression-lenet300": ("mnist-lenet300", 1_066_440 / 40, 1.64, True),
     "deep-compression-lenet5": ("mnist-lenet5", 1_724_320 / 39, 0.80, True),
     "lenet5-small": ("mnist-lenet5", 17_200, 0.80, False),
+    "lenet300-small": ("mnist-lenet300", 5_300, 1.80, False),
     "resnet20-w4a4": ("cifar10-resnet20", 125_000, 9.0, False),
     "resnet20-w8a8": ("cifar10-resnet20", 290_000, 8.4, True),
     "resnet20-w4a8": ("cifar10-resnet20", 125_000, 8.6, True),
