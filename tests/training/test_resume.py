@@ -25,6 +25,7 @@ from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
@@ -87,6 +88,7 @@ RECIPES = {
     "pulled": Recipe("pulled", (stage("alternate", Codebook(3), Learn.PULLED, schedule=Iterative(4, fixed=True)),)),
     "free": Recipe("free", (stage("distort", Codebook(3), Learn.FREE, schedule=Iterative(4, fixed=True)),)),
     "mutual": Recipe("mutual", (stage("pull", Codebook(3), Learn.MUTUAL, schedule=Iterative(2, fixed=True)),)),
+    "joint": Recipe("joint", (stage("share", Sparse(Magnitude()).then(Joint(Codebook(9))), Learn.DIRECT),)),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),
