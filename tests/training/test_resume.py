@@ -42,6 +42,7 @@ from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Incremental
+from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import incremental
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian
@@ -151,6 +152,7 @@ RECIPES = {
             ),
         ),
     ),
+    "joint": Recipe("joint", (stage("share", Sparse(Magnitude()).then(Joint(Codebook(9))), Learn.DIRECT),)),
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),
