@@ -116,7 +116,9 @@ RULES: list[tuple[Scheme, Callable[[Tensor, Code, Tensor], Tensor]]] = [
 ]
 
 
-@pytest.mark.parametrize("scheme, rule", RULES, ids=str)
+@pytest.mark.parametrize(
+    "scheme, rule", RULES, ids=lambda each: str(each) if isinstance(each, Scheme) else each.__name__
+)
 def test_gradient_of_a_latent_weight(scheme: Scheme, rule: Callable[[Tensor, Code, Tensor], Tensor]) -> None:
     w = WEIGHTS["normal"]
     code = scheme.project(w)

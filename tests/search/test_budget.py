@@ -87,7 +87,9 @@ CONFIDENCE = fw.Quality(
 )
 
 
-@pytest.mark.parametrize("more", [{}, {"number": 77}, {"quality": CONFIDENCE}, {"source": "my_task.py:task"}], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, {"number": 77}, {"quality": CONFIDENCE}, {"source": "my_task.py:task"}], ids=", ".join
+)
 @pytest.mark.parametrize("size", [620, 700, 800, 900])
 def test_the_file_itself_fits(size: int, more: dict[str, object]) -> None:
     """With its names and with its claims, which are measured after the search."""

@@ -68,4 +68,5 @@ def paper() -> Paper:
         ("mnist-lenet300", "mnist-lenet5", "digits"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300", "mnist-lenet5"),
     )

@@ -75,4 +75,5 @@ def paper() -> Paper:
         ("mnist-lenet5", "mnist-lenet300", "digits"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet300", "mnist-lenet5"),
     )
