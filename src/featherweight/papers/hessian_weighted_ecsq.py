@@ -23,11 +23,11 @@ DEVIATIONS = (
 
 KEPT = {
     "mnist-lenet300": {"fc1.weight": 0.03, "fc2.weight": 0.06, "fc3.weight": 0.3},
-    "mnist-lenet5": {"conv1.weight": 0.5, "conv2.weight": 0.08, "fc1.weight": 0.02, "fc2.weight": 0.15},
+    "mnist-lenet5": {"conv1.weight": 0.5, "conv2.weight": 0.1, "fc1.weight": 0.025, "fc2.weight": 0.2},
 }
 """Share of the weights that stays, a layer."""
 
-EPOCHS = {"mnist-lenet300": (30, 10), "mnist-lenet5": (10, 4), "digits": (60, 30)}
+EPOCHS = {"mnist-lenet300": (30, 10), "mnist-lenet5": (11, 5), "digits": (60, 30)}
 
 
 def recipe(
