@@ -8,13 +8,14 @@ from featherweight.core.stage import Iterative, Learn, Recipe, Reference, Stage,
 from featherweight.papers.paper import Claim, Paper
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
-from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 
 REFERENCE = Reference(
     "DeepTwist: Learning Model Compression via Occasional Weight Distortion", "Lee, Kapoor and Kim", 2018, "1810.12823"
 )
 DEVIATIONS = (
-    "here a distortion both prunes and shares values; pass low bits or a low rank to see those alone",
+    "by default weights are pruned, and then the survivors share 16 values that learn; pass low bits or a low rank to see "
+    "those alone",
     "the whole distortion from the first time on; Adam with a cosine schedule",
     "biases are stored in bfloat16",
 )
@@ -33,20 +34,20 @@ def recipe(
 ) -> Recipe:
     """Project every ``every`` epochs, and train freely in between; ``distortion`` is any scheme, for all weights.
 
-    Without one, weights are pruned, to 90 % zeros or the task's shares, and the survivors share 16 values.
+    Without one, weights are pruned, to 90 % zeros or the task's shares, and in the end the survivors share 16 values.
     """
-    schemes: dict[str | Sites, Scheme]
+    shares = SHARES.get(task, {WEIGHTS: 0.9})
+    schemes: dict[str | Sites, Scheme] = {where: Sparse(Fraction(share)) for where, share in shares.items()}
     if distortion is not None:
         schemes = {WEIGHTS: distortion}
-    elif task in SHARES:
-        schemes = {name: Sparse(Fraction(share)).then(Codebook(16)) for name, share in SHARES[task].items()}
-    else:
-        schemes = {WEIGHTS: Sparse(Fraction(0.9)).then(Codebook(16))}
     training = Training(epochs or EPOCHS.get(task, 10), lr)
-    rounds = max(training.epochs // every, 1)
-    twist = Stage("twist", schemes, schedule=Iterative(rounds, fixed=True), learn=Learn.FREE, training=training)
-    side = Stage("side", {Sites(("*.bias",), optional=True): Float(Width.BFLOAT16)})
-    return Recipe("deeptwist", (twist, side), REFERENCE, DEVIATIONS)
+    schedule = Iterative(max(training.epochs // every, 1), fixed=True)
+    stages = [Stage("twist", schemes, schedule=schedule, learn=Learn.FREE, training=training)]
+    if distortion is None:
+        shared: dict[str | Sites, Scheme] = {where: Sparse(Magnitude()).then(Codebook(16)) for where in shares}
+        stages.append(Stage("share", shared, training=Training(max(training.epochs // 3, 1), 3e-4, seed=1)))
+    stages.append(Stage("side", {Sites(("*.bias",), optional=True): Float(Width.BFLOAT16)}))
+    return Recipe("deeptwist", tuple(stages), REFERENCE, DEVIATIONS)
 
 
 def paper() -> Paper:
