@@ -169,7 +169,7 @@ def test_what_cannot_be_shared() -> None:
     with pytest.raises(SchemeError, match="torch.float32, torch.float64 cannot share"):
         Joint(Codebook(3)).project_all({"a": draw(0, 9), "b": draw(1, 9).double()}, METRICS)
     with pytest.raises(SchemeError, match="larger than each tensor"):
-        Joint(Codebook(8)).project_all({"a": draw(0, 4), "b": draw(1, 6)}, dict.fromkeys("ab", EUCLIDEAN))
+        Joint(Codebook(12)).project_all({"a": draw(0, 4), "b": draw(1, 6)}, dict.fromkeys("ab", EUCLIDEAN))
     with pytest.raises(SchemeError, match="b: 1 of 2 entries are not finite"):
         Joint(Codebook(8)).project_all({"a": draw(0, 4), "b": torch.tensor([0, torch.inf])}, METRICS)
     with pytest.raises(SchemeError, match="no gradual form"):
