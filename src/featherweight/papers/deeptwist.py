@@ -14,8 +14,8 @@ REFERENCE = Reference(
     "DeepTwist: Learning Model Compression via Occasional Weight Distortion", "Lee, Kapoor and Kim", 2018, "1810.12823"
 )
 DEVIATIONS = (
-    "by default weights are pruned, and then the survivors share 16 values that learn; pass low bits or a low rank to see "
-    "those alone",
+    "by default weights are pruned, and then the survivors share 16 values that learn; pass low bits or a "
+    "low rank to see those alone",
     "the whole distortion from the first time on; Adam with a cosine schedule",
     "biases are stored in bfloat16",
 )
