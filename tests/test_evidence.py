@@ -17,6 +17,7 @@ LIMITS = {
     "lenet5-small": ("mnist-lenet5", 17_200, 0.80, False),
     "lenet300-small": ("mnist-lenet300", 5_300, 1.80, False),
     "resnet20-w4a4": ("cifar10-resnet20", 125_000, 9.0, False),
+    "resnet20-w2a2": ("cifar10-resnet20", 75_000, 11.5, False),
     "resnet20-w8a8": ("cifar10-resnet20", 290_000, 8.4, True),
     "resnet20-w4a8": ("cifar10-resnet20", 125_000, 8.6, True),
 }
