@@ -253,3 +253,21 @@ def test_a_model_that_learns_is_not_saved() -> None:
     student.learn({"the w": Learn.DIRECT})
     with pytest.raises(FormatError, match="settle"):
         file.encode(student)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_tensors_that_were_projected_together_are_loaded_together(name: str) -> None:
+    """What they share is written once, and shared again: numbers that learn as one go on as one."""
+    weights = {weight: WEIGHTS[weight] for weight in ("normal", "constant", "heavy-tailed")}
+    student, scheme = Compressed(Holder(weights)), TABLE[name].scheme
+    sources = {name: student.source(name) for name in student.names}
+    codes = scheme.project_all(sources, dict.fromkeys(sources, EUCLIDEAN))
+    student.encode(codes, dict.fromkeys(codes, scheme))
+    data = file.encode(student)
+    loaded, _ = file.load(data, Holder({name: torch.zeros_like(w) for name, w in weights.items()}))
+    assert file.encode(loaded) == data
+    tensors = [id(tensor) for code in codes.values() for tensor in code.tensors().values()]
+    again = [id(tensor) for code in loaded.codes.values() for tensor in code.tensors().values()]
+    assert len(set(again)) == len(set(tensors)) and len(again) == len(tensors)
+    for each in student.names:
+        assert same(loaded.parameter(each), student.parameter(each))

@@ -13,6 +13,7 @@ from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
+from featherweight.core.shared import Reference
 from featherweight.schemes.floats import Floats, Width
 
 MILLION = 1_000_000
@@ -66,8 +67,8 @@ class MixtureCode(Code):
                 pass
             case _:
                 raise FormatError(f"a mixture has no settings {layout.settings}")
-        if [part.kind for part in layout.parts] != [Floats] * 3:
-            raise FormatError("a mixture has three parts, which are floats")
+        if len(layout.parts) != 3 or any(part.kind not in (Floats, Reference) for part in layout.parts):
+            raise FormatError("a mixture has three parts, which are floats, or those of another mixture")
         if prod(shape) == 0:
             raise FormatError("a mixture of no entries is none that is written")
         numbers = torch.float64 if dtype == torch.float64 else torch.float32
