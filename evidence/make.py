@@ -53,7 +53,7 @@ def lenet5_small(task: str) -> Recipe:
 
 
 def lenet300_small(task: str) -> Recipe:
-    """Gradual pruning to 1.3 % of the weights and 8 shared values a layer, biases too, learned from the dense parent."""
+    """Gradual pruning to 1.5 % of the weights, 8 shared values a layer, biases too, learned from the dense parent."""
     kept = {"fc1.weight": 0.0115, "fc2.weight": 0.03, "fc3.weight": 0.28, "*.bias": 0.3}
     pruned = {name: Sparse(Fraction(1 - share)) for name, share in kept.items()}
     shared = {name: Sparse(Magnitude(), Codebook(8)) for name in kept}
