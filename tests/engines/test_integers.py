@@ -126,13 +126,6 @@ def test_onnxruntime_computes_every_layer_in_integers(digits_model: nn.Module, t
     assert (found["QLinearConv"], found["QGemm"]) == (3, 2) and not found["Conv"] + found["Gemm"] + found["FusedGemm"]
 
 
-def test_onnxruntime_makes_one_operator_of_a_sum_and_its_norm(tmp_path: Path) -> None:
-    student = quantized(NETS["attending"].model(), net_task("attending"), Calibrated(batches=1))
-    export(student, NETS["attending"].example, tmp_path / "m.onnx")
-    found = optimized(tmp_path / "m.onnx")
-    assert (found["SkipLayerNormalization"], found["LayerNormalization"]) == (2, 0)
-
-
 class Graph:
     """A file's operators, by the tensors that they make and take."""
 

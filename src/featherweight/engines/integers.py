@@ -119,7 +119,6 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
         if node.op_type == "MatMul":
             graph.halve(node)
     graph.drop_unused()
-    graph.tell_shapes(model)
     return model
 
 
@@ -303,26 +302,6 @@ class Graph:
         del self.graph.node[:], self.graph.initializer[:], self.graph.value_info[:]
         self.graph.node.extend(kept)
         self.graph.initializer.extend(constants)
-
-    def tell_shapes(self, model: "onnx.ModelProto") -> None:
-        """Note the shapes of sums that are normalised, and of their terms.
-
-        ONNX Runtime makes one operator of a sum and its LayerNormalization where it knows their shapes, which it does
-        not find by itself behind integer products.
-        """
-        import onnx
-
-        adds = {node.output[0]: node for node in self.graph.node if node.op_type == "Add"}
-        normed = [node.input[0] for node in self.graph.node if node.op_type == "LayerNormalization"]
-        wanted: set[str] = set()
-        for name in normed:
-            if name in adds:
-                wanted |= {name, *adds[name].input}
-        wanted |= {each for name in wanted & adds.keys() for each in adds[name].input}
-        if not wanted:
-            return
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-        self.graph.value_info.extend(info for info in inferred.graph.value_info if info.name in wanted)
 
 
 def _nibbles(levels: "np.ndarray[Any, Any]") -> bytes:
