@@ -165,9 +165,10 @@ def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mappin
                 student.encode({name: stage.projector.project(scheme, sources[name], metric)}, {name: scheme})
         return sources
     metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
+    in_force = student.codes  # put together anew at every access
     for scheme in dict.fromkeys(schemes.values()):
         weights = {name: sources[name] for name in schemes if schemes[name] == scheme}
-        before = {name: student.codes[name].map(torch.detach) for name in weights if name in student.learning}
+        before = {name: in_force[name].map(torch.detach) for name in weights if name in student.learning}
         again = len(before) == len(weights)
         codes = scheme.advance(weights, metrics, before) if again else scheme.project_all(weights, metrics)
         student.encode(codes, dict.fromkeys(codes, scheme))

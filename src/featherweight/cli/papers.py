@@ -60,8 +60,7 @@ def _matches(paper: "Paper", query: str) -> bool:
 
 
 def _row(paper: "Paper") -> tuple[str, ...]:
-    claims = "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims)
-    return paper.name, str(paper.reference.year), paper.reference.title, ", ".join(paper.tasks), claims
+    return paper.name, str(paper.reference.year), paper.reference.title, ", ".join(paper.tasks), paper.claimed
 
 
 def paper_record(paper: "Paper") -> dict[str, Any]:
@@ -118,7 +117,7 @@ def _measured_row(each: "Measurement", paper: "Paper") -> tuple[str, ...]:
         f"{each.bytes_before / each.bytes:.1f}",
         f"{quality(each.before, each.unit)}, {quality(each.after, each.unit)}",
         f"{each.epochs}, {' '.join(map(str, each.seeds)) or 'none'}",
-        "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims),
+        paper.claimed,
         str(len(paper.deviations)),
     )
 

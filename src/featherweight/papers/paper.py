@@ -28,3 +28,8 @@ class Paper:
     @property
     def measured_on(self) -> tuple[str, ...]:
         return self.stand_ins or self.tasks[:1]
+
+    @property
+    def claimed(self) -> str:
+        """All claims as one text, each with where it was read."""
+        return "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in self.claims)

@@ -93,7 +93,7 @@ def _measured_row(each: "Measurement", paper: "Paper") -> str:
         quality(each.after, each.unit),
         "" if each.p_value is None else probability(each.p_value),
         f"{each.epochs}, {' '.join(map(str, each.seeds)) or 'none'}, {each.seconds}",
-        "; ".join(f"{claim.testbed}: {claim.statement} [{claim.checked}]" for claim in paper.claims),
+        paper.claimed,
         "; ".join(paper.deviations),
     )
     return "| " + " | ".join(map(_cell, cells)) + " |"

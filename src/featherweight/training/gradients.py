@@ -8,6 +8,7 @@ import torch
 
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import adam
+from featherweight.training.optimizers import parameters_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,6 @@ class CompressedGradients:
 
     @torch.no_grad()
     def _compress(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad.numel():
-                    parameter.grad.copy_(self.scheme.project(parameter.grad).decode())
+        for parameter in parameters_of(optimizer):
+            if parameter.grad is not None and parameter.grad.numel():
+                parameter.grad.copy_(self.scheme.project(parameter.grad).decode())

@@ -37,7 +37,7 @@ class Clipped:
 
     @torch.no_grad()
     def _clip(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _parameters(optimizer):
+        for parameter in parameters_of(optimizer):
             if parameter.ndim >= self.min_dims:
                 bound = self.bound(parameter) if callable(self.bound) else self.bound
                 parameter.clamp_(-bound, bound)
@@ -73,13 +73,13 @@ class OnGrid:
     @torch.no_grad()
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         assert self.gradients is not None
-        for parameter in _parameters(optimizer):
+        for parameter in parameters_of(optimizer):
             if parameter.grad is not None:
                 parameter.grad.copy_(self.gradients.rounded(parameter.grad, self.rounding))
 
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter in _parameters(optimizer):
+        for parameter in parameters_of(optimizer):
             parameter.copy_(self.grid.rounded(parameter, self.rounding))
             if self.moments is not None:
                 for kept in optimizer.state[parameter].values():
@@ -87,5 +87,6 @@ class OnGrid:
                         kept.copy_(self.moments.rounded(kept, self.rounding))
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """All that an optimizer steps, group by group."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
