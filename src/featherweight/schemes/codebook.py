@@ -165,21 +165,10 @@ class Codebook(Scheme):
         self, w: Tensor, x: Tensor, d: Tensor | None, centroids: Code, rate: Rate | None, drop: bool
     ) -> CodebookCode:
         values = centroids.decode().detach().double()
-        indices = nearest(x, values) if rate is None else _cheapest(x, d, values, rate)
+        indices = nearest(x, values) if rate is None else rate.cheapest(x, d, values.unbind())
         if drop:
             centroids, indices = dropped(centroids, indices)
         return CodebookCode(tuple(w.shape), w.dtype, indices.reshape(w.shape).to(torch.int32), centroids)
-
-
-def _cheapest(x: Tensor, d: Tensor | None, values: Tensor, rate: Rate) -> Tensor:
-    if rate.bits.numel() != values.numel():
-        raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the codebook {values.numel()}")
-    best, least = torch.zeros_like(x, dtype=torch.long), torch.full_like(x, torch.inf)
-    for symbol, (value, bits) in enumerate(zip(values, rate.bits.tolist(), strict=True)):
-        squared = (x - value).square()
-        cost = (squared if d is None else squared * d) + rate.weight * bits
-        best, least = torch.where(cost < least, symbol, best), torch.minimum(cost, least)
-    return best
 
 
 def nearest(x: Tensor, values: Tensor) -> Tensor:

@@ -272,17 +272,11 @@ class Logarithmic(Scheme):
     def _cheapest(
         self, matrix: Tensor, d: Tensor | None, magnitudes: Tensor, scales: Code | None, rate: Rate
     ) -> Tensor:
-        if rate.bits.numel() != self.powers.alphabet:
-            raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the levels are {self.powers.alphabet}")
-        count = self.magnitudes
-        levels = [level for level in range(-count, count + 1) if level or self.zero]
-        best, least = torch.zeros_like(matrix), torch.full_like(matrix, torch.inf)
-        for level, bits in zip(levels, rate.bits.tolist(), strict=True):
-            value = _signed(self.powers, torch.full_like(matrix[:, :1], level).long(), magnitudes)
-            squared = (matrix - (value if scales is None else value * scales.decode()[:, None])).square()
-            cost = (squared if d is None else squared * d) + rate.weight * bits
-            best, least = torch.where(cost < least, float(level), best), torch.minimum(cost, least)
-        return best
+        levels = [level for level in range(-self.magnitudes, self.magnitudes + 1) if level or self.zero]
+        values = [_signed(self.powers, torch.full_like(matrix[:, :1], each).long(), magnitudes) for each in levels]
+        if scales is not None:
+            values = [value * scales.decode()[:, None] for value in values]
+        return torch.tensor(levels, device=matrix.device)[rate.cheapest(matrix, d, values)]
 
 
 def incremental(bits: int) -> Logarithmic:

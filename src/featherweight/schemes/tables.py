@@ -139,7 +139,7 @@ class Tabled(Scheme):
         else:
             weights = metric.weights(w)
             d = None if weights is None else blocks(weights, self.granularity).to(matrix.dtype)
-            indices = _cheapest(matrix, d, values, scales.decode(), rate)
+            indices = rate.cheapest(matrix, d, (values * scales.decode()[:, None])[:, :, None].unbind(1))
         kept = unblocked(indices.to(torch.int16), tuple(w.shape), self.granularity)
         return TableCode(tuple(w.shape), w.dtype, kept, scales, self.table, self.granularity)
 
@@ -159,17 +159,6 @@ class Tabled(Scheme):
 
 def _nearest(x: Tensor, values: Tensor) -> Tensor:
     return torch.bucketize(x.contiguous(), (values[1:] + values[:-1]) / 2)
-
-
-def _cheapest(matrix: Tensor, d: Tensor | None, values: Tensor, scales: Tensor, rate: Rate) -> Tensor:
-    if rate.bits.numel() != values.numel():
-        raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the table {values.numel()}")
-    best, least = torch.zeros_like(matrix, dtype=torch.long), torch.full_like(matrix, torch.inf)
-    for symbol, (value, bits) in enumerate(zip(values, rate.bits.tolist(), strict=True)):
-        squared = (matrix - value * scales[:, None]).square()
-        cost = (squared if d is None else squared * d) + rate.weight * bits
-        best, least = torch.where(cost < least, symbol, best), torch.minimum(cost, least)
-    return best
 
 
 def _as_table(code: Code) -> TableCode:

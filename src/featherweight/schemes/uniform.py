@@ -316,15 +316,9 @@ class Uniform(Scheme):
         shift = 0 if zeros is None else zeros.to(matrix.dtype)[:, None]
         if rate is None:
             return self.grid.nearest(matrix / scales[:, None] + shift)
-        if rate.bits.numel() != self.grid.alphabet:
-            raise SchemeError(f"the rate has {rate.bits.numel()} symbols, the grid {self.grid.alphabet}")
-        best, least = torch.zeros_like(matrix), torch.full_like(matrix, torch.inf)
-        for symbol, bits in enumerate(rate.bits.tolist()):
-            level = self.grid.low + self.grid.step * symbol
-            squared = ((level - shift) * scales[:, None] - matrix).square()
-            cost = (squared if d is None else squared * d) + rate.weight * bits
-            best, least = torch.where(cost < least, float(level), best), torch.minimum(cost, least)
-        return best
+        levels = torch.arange(self.grid.low, self.grid.high + 1, self.grid.step, device=matrix.device)
+        values = [(level - shift) * scales[:, None] for level in levels.tolist()]
+        return levels[rate.cheapest(matrix, d, values)].to(matrix.dtype)
 
 
 def _power_of_two(values: Tensor) -> Tensor:
