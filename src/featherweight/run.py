@@ -159,8 +159,9 @@ def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mappin
         with naming(name):
             check_weight(w)
     if stage.projector is not None:
+        rule = stage.metric.begun(student, list(schemes), task)
         for name, scheme in schemes.items():
-            metric = stage.metric.measure(student, [name], task)[name]
+            metric = rule.measure(student, [name], task)[name]
             with naming(name):
                 student.encode({name: stage.projector.project(scheme, sources[name], metric)}, {name: scheme})
         return sources

@@ -1,6 +1,8 @@
 """The column sweep: never worse than rounding to nearest in its metric, and exact where that can be checked."""
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +12,21 @@ from featherweight.core.metric import EUCLIDEAN, Full
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
 from featherweight.solvers.sweep import ColumnSweep, sweep
+
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A rule that looks at one column and no costs."""
+
+    rule: Callable[[torch.Tensor, int], torch.Tensor]
+
+    def look_ahead(self, values: torch.Tensor, first: int, costs: torch.Tensor) -> None:
+        pass
+
+    def __call__(self, values: torch.Tensor, column: int, costs: torch.Tensor) -> torch.Tensor:
+        return self.rule(values, column)
+
 
 SCHEMES = [
     Uniform(2),
@@ -46,7 +63,7 @@ def test_clearly_better_on_correlated_inputs() -> None:
 def test_with_a_diagonal_metric_nothing_moves() -> None:
     w = torch.randn(4, 6, dtype=torch.float64)
     diagonal = torch.diag(torch.rand(6, dtype=torch.float64) + 0.1)
-    assert torch.equal(sweep(w, diagonal, lambda values, column: values.round()), w.round())
+    assert torch.equal(sweep(w[None], diagonal[None], Alone(lambda values, column: values.round()))[0], w.round())
 
 
 def test_compensation_is_the_least_squares_optimum() -> None:
@@ -57,7 +74,7 @@ def test_compensation_is_the_least_squares_optimum() -> None:
     def only_first(values: torch.Tensor, column: int) -> torch.Tensor:
         return values.round() if column == 0 else values
 
-    q = sweep(w, h, only_first, damping=0.0)
+    q = sweep(w[None], h[None], Alone(only_first), damping=0.0)[0]
     difference = (q - w)[0]
     best = (difference[0] ** 2) / torch.linalg.inv(h)[0, 0]
     torch.testing.assert_close(difference @ h @ difference, best)

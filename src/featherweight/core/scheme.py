@@ -26,6 +26,8 @@ class Scheme(ABC):
     """Frozen hyper-parameters of a set of representable tensors. Subclasses are frozen dataclasses."""
 
     promise: ClassVar[Promise]
+    scaled_by_metric: ClassVar[bool] = False
+    """Whether scales come from the metric, and not from the weight alone: a sweep then starts from them."""
 
     @abstractmethod
     def project(

@@ -250,8 +250,22 @@ class Training:
     bfloat16: bool = False
 
 
+@dataclass(frozen=True)
+class Tuning(Training):
+    """Learning on the calibration data, after training: few samples and no labels, so that the objective needs none.
+
+    ``batch`` samples at a time, in a new order in every epoch; batches as the task gives them where it is ``None``.
+    """
+
+    batch: int | None = 64
+
+
 class MetricRule(ABC):
     """How a stage's metric is measured, from the student as it stands and the task's calibration data."""
+
+    def begun(self, student: "Compressed", names: Sequence[str], task: Task) -> "MetricRule":
+        """The rule with all that it measures once, before the first of these parameters is projected."""
+        return self
 
     @abstractmethod
     def measure(self, student: "Compressed", names: Sequence[str], task: Task) -> dict[str, Metric]:

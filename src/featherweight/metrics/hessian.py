@@ -1,7 +1,8 @@
-"""The full metric of linear and convolution layers: the second moment of their inputs."""
+"""The full metric of a layer: the second moment of what its weight is multiplied with, and its outputs' curvature."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -10,19 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.errors import FeatherweightError, SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Full, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.core.task import Batch, Task, call, evaluating, moved, tensors_of
+from featherweight.training.loop import seeded
+
+
+class _Seen(Exception):
+    """All that is wanted of a batch was seen: the rest of the model need not run."""
 
 
 @dataclass(frozen=True)
 class InputMoment(MetricRule):
     """``H = E[x xᵀ]`` over the inputs ``x`` that a weight's rows meet, with the student as it stands.
 
-    A linear layer's ``x`` is its input, a convolution's a patch of it (one group; others raise ``SchemeError``). Where
-    it is not ``required``, weights whose inputs are not known, or that no calibration input reaches, get the Euclidean
-    metric.
+    A linear layer's ``x`` is its input, a convolution's a patch of it, for each of its groups. An embedding's rows are
+    met as often as their tokens come: ``H`` is the identity and the frequencies weigh the rows; a token that never came
+    counts as if it had come once. One layer's moment is in memory at a time, and the model runs no further than the
+    layer. Where the rule is not ``required``, weights whose inputs are not known, or that no calibration input reaches,
+    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``.
     """
 
     batches: int = 16
@@ -33,49 +41,254 @@ class InputMoment(MetricRule):
         return {name: self._one(student, name, task) for name in names}
 
     def _one(self, student: Compressed, name: str, task: Task) -> Metric:
-        owner, _, leaf = name.rpartition(".")
-        layer = student.base.get_submodule(owner)
-        if not self.required and not (has_patches(layer) and leaf == "weight"):
+        layer = owner(student, name)
+        if not known(layer, name):
+            if not self.required:
+                return EUCLIDEAN
+            raise SchemeError(
+                f"the inputs that {name} of a {type(layer).__name__} like this meets are not known; leave it out"
+            )
+        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer)
+        with evaluating(student):
+            _stream(student, layer, task, self.batches, moment.add)
+        if moment.count:
+            return moment.metric()
+        if not self.required:
             return EUCLIDEAN
-        columns = student.parameter(name)[0].numel()
-        hessian = torch.zeros(columns, columns, dtype=torch.float64, device=student.device)
-        count = 0
+        raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
 
-        def add(module: nn.Module, args: tuple[Any, ...]) -> None:
-            nonlocal count
-            x = patches(module, args[0]).double()
-            hessian.addmm_(x.T, x)
-            count += len(x)
 
-        handle = layer.register_forward_pre_hook(add)
-        try:
-            with evaluating(student):
-                for batch in islice(iter(task.calibration_data()), self.batches):
-                    call(student, moved(batch, student.device))
-        finally:
+@dataclass(frozen=True)
+class Kronecker(MetricRule):
+    """``Σ_r g_r (w_r − v_r) H (w_r − v_r)ᵀ``: the rise of the loss, in the Kronecker-factored Gauss-Newton form.
+
+    ``H`` is :class:`InputMoment`'s, measured anew when a layer's turn comes, behind what is compressed already. ``g_r``
+    is what a unit error of output ``r`` costs: the expected squared gradient with respect to it, summed over the
+    positions at which a sample meets the layer, measured once, before anything is projected. Gradients are of
+    ``log p(label)`` for labels drawn from the model's own predictions, where the task counts right answers (the Fisher
+    information: no labels are needed); else of a random projection of the outputs (the Gauss-Newton matrix of their
+    squared error). Taken to be a diagonal, and independent of ``x`` (Martens and Grosse 2015, arXiv 1503.05671, section
+    3). No ``g_r`` is below ``floor`` times the largest of its layer. For an embedding, whose inputs are rows, the sides
+    change: ``H`` is the second moment of the gradients.
+    """
+
+    batches: int = 16
+    draws: int = 2
+    floor: float = 1e-3
+    seed: int = 0
+    required: bool = True
+    found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
+        wanted = [name for name in names if known(owner(student, name), name)]
+        return replace(self, found=self._curvatures(student, wanted, task))
+
+    def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
+        rule = self if all(name in self.found for name in names) else self.begun(student, names, task)
+        moments = InputMoment(self.batches, self.required).measure(student, names, task)
+        return {name: rule._weighed(name, metric) for name, metric in moments.items()}
+
+    def _weighed(self, name: str, metric: Metric) -> Metric:
+        if not isinstance(metric, Full) or name not in self.found:
+            return metric
+        g = self.found[name]
+        if g.ndim == 2:
+            return Full(g, metric.rows)
+        largest = float(g.max())
+        if not largest > 0:
+            return metric  # no output depends on it: no error counts more than another
+        return Full(metric.hessian, g.clamp(min=self.floor * largest))
+
+    def _curvatures(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Tensor]:
+        layers = {name: owner(student, name) for name in names}
+        total: dict[str, Tensor] = {}
+        samples = 0
+        leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
+        with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
+            for batch in _batches(student, task, self.batches):
+                with _outputs(layers) as outputs:
+                    result = _run(
+                        lambda *args, **kwargs: torch.func.functional_call(student.base, leaves, args, kwargs), batch, task
+                    )
+                for draw in range(self.draws):
+                    value, count = _probe(result, task)
+                    samples += count
+                    flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
+                    wanted = [each for _, each in flat]
+                    found = torch.autograd.grad(value, wanted, retain_graph=draw + 1 < self.draws, allow_unused=True)
+                    for (name, _), gradient in zip(flat, found, strict=True):
+                        if gradient is not None:
+                            each = _squares(layers[name], gradient.detach())
+                            total[name] = total[name] + each if name in total else each
+        return {name: each / samples for name, each in total.items()}
+
+
+def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
+    """Summed over samples and positions: the squared gradient of each output; an embedding's second moment."""
+    if isinstance(layer, nn.Embedding):
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (rows.T @ rows).double()
+    channel = -1 if isinstance(layer, nn.Linear) else 1
+    return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
+
+
+def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
+    """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
+    found = [each.float() for each in tensors_of(outputs)]
+    if not found:
+        raise TaskError(f"the model of task {task.name!r} has no floating-point output to measure")
+    samples = len(found[0]) if found[0].ndim else 1
+    if task.quality.counts and len(found) == 1:
+        logarithms = found[0].log_softmax(-1)
+        drawn = torch.distributions.Categorical(logits=logarithms.detach(), validate_args=False).sample()  # type: ignore[no-untyped-call]
+        return logarithms.gather(-1, drawn[..., None]).sum(), samples
+    return torch.stack([(each * torch.randn_like(each)).sum() for each in found]).sum(), samples
+
+
+class _Moment:
+    """``Σ x xᵀ`` of every group, in float64."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.count, self.total = layer, 0, torch.zeros(())
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        x = grouped_inputs(self.layer, args[0])
+        self.total = self.total.to(x.device) + (x.transpose(1, 2) @ x).double()
+        self.count += x.shape[1]
+
+    def metric(self) -> Full:
+        hessian = self.total / self.count
+        return Full(hessian[0] if len(hessian) == 1 else hessian)
+
+
+class _Frequencies:
+    """How often every row of an embedding is looked up."""
+
+    def __init__(self, layer: nn.Embedding) -> None:
+        self.layer, self.count = layer, 0
+        self.total = torch.ones(layer.num_embeddings, dtype=torch.float64, device=layer.weight.device)
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        tokens = args[0].flatten()
+        self.total += torch.bincount(tokens, minlength=len(self.total))
+        self.count += len(tokens)
+
+    def metric(self) -> Full:
+        columns = self.layer.embedding_dim
+        eye = torch.eye(columns, dtype=torch.float64, device=self.total.device)
+        return Full(eye, self.total / self.count)
+
+
+def _stream(
+    student: Compressed, layer: nn.Module, task: Task, batches: int, add: Callable[[tuple[Any, ...]], None]
+) -> None:
+    """Give what the layer takes in to ``add``; after the first batch the model runs no further than the layer."""
+    calls, runs = 0, 0
+
+    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal calls
+        calls += 1
+        add(args)
+        if runs and calls == runs:
+            raise _Seen
+
+    handle = layer.register_forward_pre_hook(look)
+    try:
+        for batch in _batches(student, task, batches):
+            calls = 0
+            with suppress(_Seen):
+                _run(student, batch, task)
+            runs = runs or calls
+            if not runs:
+                return
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
+    """What the layers give while the model runs, call by call."""
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+        return lambda module, args, result: found[name].append(result)
+
+    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
+    try:
+        yield found
+    finally:
+        for handle in handles:
             handle.remove()
-        if count == 0 and not self.required:
-            return EUCLIDEAN
-        if count == 0:
-            raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
-        return Full(hessian / count)
 
 
-def has_patches(layer: nn.Module) -> bool:
-    """Whether :func:`patches` knows what the layer's weight is multiplied with."""
-    plain = isinstance(layer, nn.Conv2d) and layer.groups == 1 and layer.padding_mode == "zeros"
-    return isinstance(layer, nn.Linear) or (plain and not isinstance(layer.padding, str))
+def _batches(student: Compressed, task: Task, batches: int) -> Iterator[Batch]:
+    """Calibration batches on the student's device; images in the order of memory that convolutions are fast in."""
+    for batch in islice(iter(task.calibration_data()), batches):
+        yield channels_last(moved(batch, student.device))
 
 
-def patches(layer: nn.Module, x: Tensor) -> Tensor:
-    """The rows that the layer's weight, flattened to [out, columns], is multiplied with: [n, columns]."""
+def channels_last(batch: Batch) -> Batch:
+    """The batch with all images, tensors of four dimensions, in channels-last order: the same numbers."""
+    match batch:
+        case Tensor() if batch.ndim == 4:
+            return batch.contiguous(memory_format=torch.channels_last)
+        case dict():
+            return {key: channels_last(value) for key, value in batch.items()}
+        case tuple() | list():
+            return type(batch)(channels_last(value) for value in batch)
+        case _:
+            return batch
+
+
+def _run(model: Callable[..., Any], batch: Batch, task: Task) -> Any:
+    try:
+        return call(model, batch)
+    except (_Seen, FeatherweightError):
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"the model of task {task.name!r} cannot run on its calibration data ({type(error).__name__}: {error}); "
+            "calibration batches are what the model takes, or pairs that begin with it"
+        ) from error
+
+
+def owner(student: Compressed, name: str) -> nn.Module:
+    """The module that has the parameter."""
+    return student.base.get_submodule(name.rpartition(".")[0])
+
+
+def known(layer: nn.Module, name: str) -> bool:
+    """Whether it is known what the parameter is multiplied with."""
+    if not name.endswith("weight") or name.rpartition(".")[2] != "weight":
+        return False
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return isinstance(layer, nn.Linear | nn.Embedding)
+
+
+def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
+    """The rows that the layer's weight, flattened to [out, columns], is multiplied with: [groups, n, columns]."""
     match layer:
         case nn.Linear():
-            return x.reshape(-1, x.shape[-1])
-        case nn.Conv2d() if has_patches(layer) and not isinstance(layer.padding, str):
-            unfolded = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-            return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+            return x.reshape(1, -1, x.shape[-1])
+        case nn.Conv1d() | nn.Conv2d() if known(layer, "weight") and not isinstance(layer.padding, str):
+            flat = isinstance(layer, nn.Conv1d)
+            kernel, dilation, padding, stride = (
+                (lead, *each) if flat else each
+                for lead, each in ((1, layer.kernel_size), (1, layer.dilation), (0, layer.padding), (1, layer.stride))
+            )
+            unfolded = F.unfold(x.unsqueeze(2) if flat else x, kernel, dilation, padding, stride)
+            parts = unfolded.unflatten(1, (layer.groups, -1))  # [n, groups, columns, positions]
+            return parts.permute(1, 0, 3, 2).flatten(1, 2)
         case _:
             raise SchemeError(
                 f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out"
             )
+
+
+def patches(layer: nn.Module, x: Tensor) -> Tensor:
+    """:func:`grouped_inputs` of a layer with one group: [n, columns]."""
+    rows = grouped_inputs(layer, x)
+    if len(rows) > 1:
+        raise SchemeError(f"a {type(layer).__name__} of {len(rows)} groups has no one set of inputs; leave its weight out")
+    return rows[0]

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
-from featherweight.core.stage import Objective, Stage, Tap, Training
+from featherweight.core.stage import Objective, Stage, Tap, Training, Tuning
 from featherweight.core.task import Data, Task, call, moved
+from featherweight.training.mixing import Mixed
 from featherweight.training.objectives import TASK_LOSS
 
 
@@ -79,7 +80,7 @@ def learn(
     """
     training = required(stage, task)
     objective = stage.objective or TASK_LOSS
-    data = task.train() if task.train else []
+    data = learning_data(training, task)
     each = batches(data)
     if training.epochs and not each:
         raise TaskError(f"the training data of task {task.name!r} holds no batch")
@@ -112,12 +113,27 @@ def learn(
 def required(stage: Stage, task: Task) -> Training:
     """The stage's training. Raises ``TaskError`` where the task cannot train."""
     assert stage.training is not None
+    if isinstance(stage.training, Tuning):
+        return stage.training
     if task.train is None or task.loss is None:
         raise TaskError(
             f"stage {stage.name!r} trains, and task {task.name!r} has no training data with a loss; "
             "give both, or take a recipe without training"
         )
     return stage.training
+
+
+def learning_data(training: Training, task: Task) -> Data:
+    """The task's training data; the calibration data, mixed anew in every epoch, where a model is tuned on those."""
+    if not isinstance(training, Tuning):
+        return task.train() if task.train else []
+    data = task.calibration_data()
+    return data if training.batch is None else Mixed(data, training.batch)
+
+
+def no_loss(outputs: Any, batch: Any) -> Tensor:
+    """What objectives without labels get in place of a task's loss."""
+    raise TaskError("the task has no loss: learn from the original model, by OutputError or SoftTargets alone")
 
 
 def begin(student: Compressed, stage: Stage, coded: Mapping[str, Tensor]) -> None:
@@ -166,7 +182,6 @@ def _step(
     training: Training,
     target: float,
 ) -> float:
-    assert task.loss is not None
     batch = moved(batch, student.device)
     taught = None
     with torch.autocast(student.device.type, torch.bfloat16, enabled=training.bfloat16):
@@ -174,7 +189,7 @@ def _step(
             with torch.no_grad():
                 taught = call(teacher, batch)
         outputs = call(student, batch)
-        loss = objective(Tap(outputs, batch, taught, student, task.loss, target))
+        loss = objective(Tap(outputs, batch, taught, student, task.loss or no_loss, target))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
     optimizer.zero_grad(set_to_none=True)
