@@ -14,10 +14,10 @@ DEVIATIONS: tuple[str, ...] = ()
 SIDE = Sites(("*.bias",), optional=True)
 
 
-def recipe(task: str = "", *, price: float = 1e-7, epochs: int = 20, lr: float = 2e-3) -> Recipe:
+def recipe(task: str = "", *, price: float = 1e-7, epochs: int = 20, lr: float = 1e-3, share: float = 0.02) -> Recipe:
     tune = Stage(
         "tune",
-        training=Tuning(epochs, lr),
+        training=Tuning(epochs, lr, code_lr=share),
         objective=Objective((SoftTargets(1.0, 1.0),)),
     )
     return Recipe(
