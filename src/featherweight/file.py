@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
@@ -62,7 +63,7 @@ EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
-    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer)
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer)
 }
 """Name in a file -> class of what activations are sent through."""
 

@@ -70,6 +70,12 @@ def find_activations(traced: Traced, weights: Callable[[str], bool], joins: bool
     return found
 
 
+def linear_inputs(traced: Traced, weights: Callable[[str], bool]) -> list[Place]:
+    """What the linear layers take in whose weight's name satisfies ``weights``."""
+    linear = (node for node, call in traced.calls.items() if call.operator is Operator.LINEAR)
+    return [Place(traced.calls[node], 0) for node in linear if _weighted(traced, node, weights)]
+
+
 @torch.no_grad()
 def seen_alike(traced: Traced, model: nn.Module, example: Example) -> frozenset[Call]:
     """The calls of the traced graph that the running model counts alike.
