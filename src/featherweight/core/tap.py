@@ -225,6 +225,9 @@ def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = No
 class Function(nn.Module, ABC):
     """What an activation is sent through; it can learn."""
 
+    identifier: ClassVar[str]
+    """What files and checkpoints call the class."""
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The activation that the model goes on with, of the shape and type of ``x``."""
@@ -233,19 +236,21 @@ class Function(nn.Module, ABC):
     def settled(self) -> "StoredFunction | None":
         """What stays when learning ends; ``None`` for what is of use to learning alone."""
 
+    @abstractmethod
+    def to_json(self) -> list[Any]:
+        """Everything that :meth:`from_json` needs, as JSON values, but for the tensors of its state."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, record: list[Any]) -> "Function":
+        """A function with these settings, whose state is loaded afterwards; ``FormatError`` on anything else."""
+
 
 class StoredFunction(Function):
-    """A function that a file can hold."""
-
-    identifier: ClassVar[str]
-    """What files call the class."""
+    """A function that a file can hold: its settings say everything, tensors too."""
 
     def settled(self) -> "StoredFunction | None":
         return self
-
-    @abstractmethod
-    def to_json(self) -> list[Any]:
-        """Everything that :meth:`from_json` needs, as JSON values."""
 
     @classmethod
     @abstractmethod
