@@ -61,7 +61,7 @@ def inputs(student: Compressed, task: Task, patterns: Sequence[str]) -> dict[Pla
     def note(place: Place, x: Tensor) -> Tensor:
         matches = any(fnmatchcase(place.call.module, pattern) for pattern in patterns)
         if place.call.operator in WEIGHTED and place.operand == 0 and matches:
-            found[place] = x.detach()
+            found[place] = x.detach().clone()  # the model may write to it afterwards
         return x
 
     with evaluating(student), watching(student.base, note):
