@@ -30,7 +30,7 @@ from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
-from featherweight.search.precision import dynamic
+from featherweight.search.precision import dynamic, post_training
 from featherweight.tasks import find
 from featherweight.tasks.digits import digits
 
@@ -310,6 +310,30 @@ def test_ranges_that_are_found_at_run_time(name: str, tmp_path: Path) -> None:
             assert parity(expected, [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS, engine
         for engine in ("pytorch", "pytorch-compiled") if name == "digits" else ("pytorch",):
             assert parity(expected, [outputs(engine, tmp_path / "m.pt2", x)]).largest < FLOATS, engine
+
+
+def test_engines_say_whether_ranges_found_at_run_time_stay_integers(tmp_path: Path) -> None:
+    """OpenVINO multiplies their integers as floats, and those of calibrated ranges as integers."""
+    pytest.importorskip("openvino")
+    from featherweight.engines.openvino import _imported
+
+    net, kinds = NETS["digits"], {}
+    for recipe in (dynamic(), post_training()):
+        student, _ = run(net.model(), net_task("digits"), recipe)
+        export(student, net.example, tmp_path / "m.onnx")
+        compiled = (
+            _imported().Core().compile_model(str(tmp_path / "m.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        )
+        found = [each.get_rt_info() for each in compiled.get_runtime_model().get_ops()]
+        kinds[recipe.name] = {
+            each["runtimePrecision"].astype(str) for each in found if each["layerType"].astype(str) == "FullyConnected"
+        }
+    assert kinds["int8-dynamic"] == {"f32"} and kinds["int8"] <= {"u8", "i8"}
+    assert [ENGINES[name].capabilities.dynamic for name in ("onnxruntime", "openvino", "pytorch")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 class Projections(nn.Module):

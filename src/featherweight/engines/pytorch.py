@@ -23,7 +23,7 @@ from featherweight.engines import integers
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.engines.program import program, quiet, reason_of
 
-CAPABILITIES = Capabilities(integers=False, nibbles=False, precisions=frozenset(Precision))
+CAPABILITIES = Capabilities(integers=False, dynamic=False, nibbles=False, precisions=frozenset(Precision))
 
 
 @dataclass(frozen=True)
