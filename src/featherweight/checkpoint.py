@@ -12,6 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from featherweight.activations.fixed_point import LimitedPrecision
+from featherweight.activations.learned import Clipped, MovingRange, QuantizedGradient
+from featherweight.activations.logarithmic import LogGradient
 from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout, Role
 from featherweight.core.compressed import Compressed
@@ -19,9 +22,15 @@ from featherweight.core.errors import DataError
 from featherweight.core.scheme import Scheme
 from featherweight.core.shared import referenced, resolved
 from featherweight.core.stage import Learn, Recipe
-from featherweight.file import DTYPES, EDITS, KINDS
+from featherweight.core.tap import Function, Place, TapSite
+from featherweight.file import DTYPES, EDITS, FUNCTIONS, KINDS, place_record, read_place
 
 FILE = "checkpoint.safetensors"
+TAPPED: dict[str, type[Function]] = {
+    **FUNCTIONS,
+    **{each.identifier: each for each in (Clipped, MovingRange, QuantizedGradient, LogGradient, LimitedPrecision)},
+}
+"""Name in a checkpoint -> class of what activations are sent through: those of files, and those that only learn."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +77,12 @@ class Checkpoint:
         record, tensors = _read(path)
         if record["identity"] != self.identity:
             raise DataError(f"{path} belongs to another model or recipe; delete it, or choose another folder")
+        if "taps" not in record:
+            raise DataError(f"{path} is of an earlier version, which kept no taps; delete it to start again")
         for name, value in record["edits"]:
             student.edit(EDITS[name].from_json(value))
+        student.tap(site for row in record["taps"] for site in _tap_sites(*row))
+        student.taps.to(student.device)
         position = Position(*record["position"])
         schemes = schemes_of(position)
         codes = resolved({name: _code(name, entry, tensors) for name, entry in record["codes"].items()})
@@ -115,7 +128,28 @@ def _student_record(student: Compressed) -> tuple[dict[str, Any], dict[str, Tens
         "learning": {name: mode.value for name, mode in student.learning.items()},
         "rest": any(p.requires_grad for name, p in student.base.named_parameters() if name not in coded),
         "edits": [[edit.identifier, edit.to_json()] for edit in student.edits],
+        "taps": _tap_rows(student.sites),
     }, tensors
+
+
+def _tap_rows(sites: Mapping[Place, Function]) -> list[Any]:
+    """A row for each function, in the order of their state: its class, settings, what of it learns, and its places."""
+    rows = []
+    for function in dict.fromkeys(sites.values()):
+        places = [place for place, other in sites.items() if other is function]
+        if TAPPED.get(function.identifier) is not type(function):
+            name = type(function).__name__
+            raise DataError(f"{places[0]} is sent through {name}, which no checkpoint holds; run without a folder")
+        learning = [name for name, parameter in function.named_parameters() if parameter.requires_grad]
+        rows.append([function.identifier, function.to_json(), learning, [place_record(place) for place in places]])
+    return rows
+
+
+def _tap_sites(identifier: str, settings: list[Any], learning: list[str], places: list[list[Any]]) -> list[TapSite]:
+    function = TAPPED[identifier].from_json(settings)
+    for name, parameter in function.named_parameters():
+        parameter.requires_grad_(name in learning)
+    return [TapSite(read_place(*each), function) for each in places]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
@@ -62,7 +63,7 @@ EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
-    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer)
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer)
 }
 """Name in a file -> class of what activations are sent through."""
 
@@ -201,10 +202,11 @@ def _tap_sites(identifier: Any, settings: Any, places: Any) -> list[TapSite]:
     if type(settings) is not list or type(places) is not list:
         raise TypeError("settings or places of a function are no list")
     function = FUNCTIONS[identifier].from_json(settings)
-    return [TapSite(_place(*each), function) for each in places]
+    return [TapSite(read_place(*each), function) for each in places]
 
 
-def _place(module: Any, operator: Any, ordinal: Any, operand: Any) -> Place:
+def read_place(module: Any, operator: Any, ordinal: Any, operand: Any) -> Place:
+    """Inverse of :func:`place_record`."""
     if type(module) is not str or not all(type(number) is int for number in (ordinal, operand)):
         raise TypeError("a place is no text and two numbers")
     module.encode()
@@ -374,11 +376,12 @@ def _taps_record(sites: Mapping[Place, Function]) -> list[Any]:
         with naming(str(places[0])):
             if type(function).from_json(settings).to_json() != settings:
                 raise FormatError(f"{function} would be rounded in a .fwt file; make its numbers float32")
-        rows.append([function.identifier, settings, [_place_record(place) for place in places]])
+        rows.append([function.identifier, settings, [place_record(place) for place in places]])
     return rows
 
 
-def _place_record(place: Place) -> list[Any]:
+def place_record(place: Place) -> list[Any]:
+    """A place as JSON values."""
     call = place.call
     return [call.module, call.operator.value, call.ordinal, -1 if place.operand is None else place.operand]
 

@@ -1,9 +1,9 @@
 """The flow: model -> plan -> project and learn -> student."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from featherweight.checkpoint import Checkpoint, Position, checkpoint
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
-from featherweight.core.edit import Edit
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
-from featherweight.core.stage import Recipe, Stage
-from featherweight.core.tap import TapSite
+from featherweight.core.stage import EditRule, Recipe, Stage, TapRule
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
 from featherweight.training import loop
+
+BEFORE = -1
+"""The epoch, as far as seeds go, of what a stage decides and projects before it learns, and repairs after it."""
+
+Rule = TypeVar("Rule", EditRule, TapRule)
+Decision = TypeVar("Decision")
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def run(
     done = [Coverage(stage.name, {}, {"*": before}) for stage in recipe.stages[: start.stage]]
     for number in range(start.stage, len(recipe.stages)):
         stage = recipe.stages[number]
-        with naming(f"stage {stage.name!r} of recipe {recipe.name!r}"):
+        seed = stage.training.seed if stage.training else 0
+        # What is calibrated before the first epoch may be shuffled too, where a task has training data alone.
+        with naming(f"stage {stage.name!r} of recipe {recipe.name!r}"), loop.seeded(seed, BEFORE):
             keep = _keeper(kept, number, student)
             epochs = start.epochs if number == start.stage else 0
             done.append(_carry_out(student, teacher, task, stage, epochs, state if epochs else None, keep, watch))
@@ -80,11 +86,12 @@ def _carry_out(
     watch: loop.Watch | None,
 ) -> Coverage:
     """One stage, from after ``epochs`` of its training: edit, then project and learn, then repair."""
-    edits, left = _edits(student, task, stage) if epochs == 0 else ((), {})
+    begins = epochs == 0  # else the student has the stage's edits and taps
+    edits, left = _decided(stage.edit if begins else None, "structure", lambda rule: rule.decide(student, task))
     for edit in edits:
         student.edit(edit)
     found = Compressed(student.base).eval() if stage.repairs else None
-    taps, untapped = _taps(student, task, stage) if epochs == 0 else ((), {})
+    taps, untapped = _decided(stage.tap if begins else None, "activations", lambda rule: rule.taps(student, task))
     student.tap(taps)
     planned = plan_stage(student.base, stage)
     before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
@@ -101,33 +108,23 @@ def _carry_out(
     covered = Coverage(stage.name, errors, planned.skipped, len(edits) + len(taps), left=left | untapped)
     if found is not None:
         covered = _repair(student, found, task, stage, covered)
-    if epochs == 0:
+    if begins:
         _check_effect(student, planned, before, covered)
     return replace(covered, epochs=stage.training.epochs if stage.training else 0)
 
 
-def _edits(student: Compressed, task: Task, stage: Stage) -> tuple[Sequence[Edit], dict[str, str]]:
-    """What the stage's rule decides, and why it could not where it need not."""
-    if stage.edit is None:
+def _decided(
+    rule: Rule | None, what: str, decide: Callable[[Rule], Sequence[Decision]]
+) -> tuple[Sequence[Decision], dict[str, str]]:
+    """What a stage's rule decides, and why it could not where it need not."""
+    if rule is None:
         return (), {}
     try:
-        return stage.edit.decide(student, task), {}
+        return decide(rule), {}
     except TraceError as error:
-        if stage.edit.required:
+        if rule.required:
             raise
-        return (), {"structure": str(error)}
-
-
-def _taps(student: Compressed, task: Task, stage: Stage) -> tuple[Sequence[TapSite], dict[str, str]]:
-    """The same for activations."""
-    if stage.tap is None:
-        return (), {}
-    try:
-        return stage.tap.taps(student, task), {}
-    except TraceError as error:
-        if stage.tap.required:
-            raise
-        return (), {"activations": str(error)}
+        return (), {what: str(error)}
 
 
 def _repair(student: Compressed, found: Compressed, task: Task, stage: Stage, covered: Coverage) -> Coverage:
@@ -223,13 +220,10 @@ def _keeper(kept: Checkpoint | None, number: int, student: Compressed) -> loop.K
 
 
 def _schemes(student: Compressed, task: Task, recipe: Recipe, at: Position) -> dict[str, Scheme]:
-    """The scheme in force at every coded parameter, at a position of the run; taps are put back on the way."""
+    """The scheme in force at every coded parameter, at a position of the run."""
     schemes: dict[str, Scheme] = {}
     for number, stage in enumerate(recipe.stages[: at.stage + 1]):
-        if number < at.stage or at.epochs:
-            student.tap(_taps(student, task, stage)[0])
         if number < at.stage:
-            student.settle_taps()
             schemes |= plan_stage(student.base, stage).sites
         elif at.epochs and stage.training is not None:
             each = loop.batches(task.train() if task.train else [])

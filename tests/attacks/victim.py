@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import Reader, Writer, open_sealed, seal
 from featherweight.core.compressed import Compressed
@@ -75,6 +76,7 @@ def tapped() -> Compressed:
     working.tap([TapSite(Place(convolved), shared), TapSite(Place(convolved, None), shared)])
     working.tap([TapSite(Place(Call("", Operator.ADD, 3), 1), Quantizer(3, 0, torch.tensor(1e-3)))])
     working.tap([TapSite(Place(Call("norm", Operator.CAT), 2), Sign())])
+    working.tap([TapSite(Place(Call("layer", Operator.LINEAR)), DynamicQuantizer())])
     return working
 
 

@@ -99,7 +99,7 @@ class Fake(Engine):
     name: ClassVar[str] = "fake"
     suffix: ClassVar[str] = ".json"
     extra: ClassVar[str | None] = None
-    capabilities: ClassVar[Capabilities] = Capabilities(False, False, frozenset(Precision))
+    capabilities: ClassVar[Capabilities] = Capabilities(False, False, False, frozenset(Precision))
 
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
         raise EngineError("a fake exports nothing")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.quantizers import Quantizer
 from featherweight.activations.rules import Calibrated
 from featherweight.core.compressed import Compressed
@@ -16,6 +17,7 @@ from featherweight.core.errors import EngineError
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS
 from featherweight.core.stage import Learn, Recipe, Stage
+from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.core.task import ACCURACY, Example, Task
 from featherweight.engines import ENGINES
 from featherweight.engines.engine import Settings
@@ -28,6 +30,7 @@ from featherweight.run import run
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
+from featherweight.search.precision import dynamic, post_training
 from featherweight.tasks import find
 from featherweight.tasks.digits import digits
 
@@ -286,6 +289,92 @@ def test_other_codes_are_decoded_and_told(digits_model: nn.Module, tmp_path: Pat
         assert set(written.numbers) == {"conv3.weight", "fc1.weight"}
         found = outputs(written.engine.name, path, x)
         assert parity([simulated(student, x)], [found]).largest < FLOATS
+
+
+@pytest.mark.parametrize("name", ["digits", "residual", "attending", "recurrent"])
+def test_ranges_that_are_found_at_run_time(name: str, tmp_path: Path) -> None:
+    """Same levels, same sums: engines are as near as they are with floats, where no rounding is on the edge."""
+    net = NETS[name]
+    student, _ = run(net.model(), net_task(name), dynamic())
+    export(student, net.example, tmp_path / "m.onnx")
+    export(student, net.example, tmp_path / "m.pt2")
+    graph = Graph(tmp_path / "m.onnx")
+    kinds = Counter(node.op_type for node in graph.nodes)
+    layers = Counter(optimized(tmp_path / "m.onnx"))
+    assert kinds["MatMulInteger"] == kinds["DynamicQuantizeLinear"] == layers["DynamicQuantizeMatMul"] > 0
+    assert kinds["ConvInteger"] == kinds["QuantizeLinear"] == kinds["Sub"] == 0
+    assert {graph.type_of(each.input[1]) for each in graph.nodes if each.op_type == "MatMulInteger"} == {3}  # int8
+    for x in (net.inputs[0], net.inputs[0][:1]):
+        expected = [simulated(student, x)]
+        for engine in READERS:
+            assert parity(expected, [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS, engine
+        for engine in ("pytorch", "pytorch-compiled") if name == "digits" else ("pytorch",):
+            assert parity(expected, [outputs(engine, tmp_path / "m.pt2", x)]).largest < FLOATS, engine
+
+
+def test_engines_say_whether_ranges_found_at_run_time_stay_integers(tmp_path: Path) -> None:
+    """OpenVINO multiplies their integers as floats, and those of calibrated ranges as integers."""
+    pytest.importorskip("openvino")
+    from featherweight.engines.openvino import _imported
+
+    net, kinds = NETS["digits"], {}
+    for recipe in (dynamic(), post_training()):
+        student, _ = run(net.model(), net_task("digits"), recipe)
+        export(student, net.example, tmp_path / "m.onnx")
+        compiled = (
+            _imported().Core().compile_model(str(tmp_path / "m.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        )
+        found = [each.get_rt_info() for each in compiled.get_runtime_model().get_ops()]
+        kinds[recipe.name] = {
+            each["runtimePrecision"].astype(str) for each in found if each["layerType"].astype(str) == "FullyConnected"
+        }
+    assert kinds["int8-dynamic"] == {"f32"} and kinds["int8"] <= {"u8", "i8"}
+    assert [ENGINES[name].capabilities.dynamic for name in ("onnxruntime", "openvino", "pytorch")] == [
+        True,
+        False,
+        False,
+    ]
+
+
+class Projections(nn.Module):
+    """Three layers that take the same tensor, as attention has them, one of them without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(12, 8), nn.Linear(12, 8, bias=False), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sums: Tensor = self.query(x) * self.key(x) + self.value(x)
+        return sums
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (6, 5, 12)])
+def test_layers_that_take_the_same_tensor_find_its_range_once(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = Projections().eval(), torch.randn(shape)
+    task = Task("three", Projections, lambda: model, lambda: Example((x,)))
+    student, _ = run(model, task, dynamic())
+    assert len(student.sites) == 3
+    export(student, Example((x[:1],)), tmp_path / "m.onnx")
+    kinds = Counter(node.op_type for node in Graph(tmp_path / "m.onnx").nodes)
+    assert (kinds["DynamicQuantizeLinear"], kinds["MatMulInteger"], kinds["DequantizeLinear"]) == (1, 3, 0)
+    assert optimized(tmp_path / "m.onnx")["MatMulIntegerToFloat"] == 3
+    for engine in READERS:
+        assert parity([simulated(student, x)], [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS
+
+
+@pytest.mark.parametrize("scheme", [Uniform(8, granularity=PerGroup(32)), Uniform(8, granularity=PerChannel(1)), None])
+def test_scales_that_no_sum_of_integers_has_are_multiplied_as_floats(scheme: Scheme | None, tmp_path: Path) -> None:
+    """By OpenVINO too, which takes DequantizeLinear with a range found at run time for something else."""
+    torch.manual_seed(0)
+    model, x = Linears(), torch.randn(6, 128)
+    student = coded(model, {} if scheme is None else {"first.weight": scheme, "second.weight": scheme})
+    student.tap([TapSite(Place(Call(each, Operator.LINEAR)), DynamicQuantizer()) for each in ("first", "second")])
+    export(student, Example((x[:1],)), tmp_path / "m.onnx")
+    kinds = Counter(node.op_type for node in Graph(tmp_path / "m.onnx").nodes)
+    assert kinds["DynamicQuantizeLinear"] == 2 and kinds["MatMulInteger"] == 0
+    for engine in READERS:
+        assert parity([simulated(student, x)], [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS, engine
 
 
 class Twice(nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
@@ -164,6 +165,12 @@ def log_tapped() -> Compressed:
     return student
 
 
+def dynamic_tapped() -> Compressed:
+    student = Compressed(model())
+    student.tap([TapSite(Place(Call("layer", Operator.LINEAR)), DynamicQuantizer())])
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -178,6 +185,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
+    "dynamic-tapped": lambda: users(dynamic_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),

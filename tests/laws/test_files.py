@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
 from featherweight.coding import entropy
@@ -175,6 +176,7 @@ FUNCTIONS: dict[str, Callable[[], Function]] = {
     "a subnormal scale": lambda: Quantizer(8, -128, torch.tensor(1e-45)),
     "a huge scale": lambda: Quantizer(8, -128, torch.tensor(3.4e38)),
     "sign": Sign,
+    "dynamic": DynamicQuantizer,
     "powers of two": lambda: LogQuantizer(7, Base.TWO, 1, signed=True),
     "powers of a root": lambda: LogQuantizer(15, Base.ROOT, -2),
 }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.quantizers import Sign
 from featherweight.activations.rules import Calibrated, LearnedSteps, Signs
 from featherweight.core.compressed import Compressed
@@ -105,6 +106,7 @@ def test_one_inside_the_other(outer: Sparse | LowRank, inner: str, deep: bool) -
 
 CHANGES: dict[str, dict[str, Any]] = {
     "int8 activations": {"tap": Calibrated(8)},
+    "dynamic activations": {"tap": DynamicRanges()},
     "learned steps": {"tap": LearnedSteps(bits=4)},
     "signs": {"tap": Signs(("head",))},
     "folded norms": {"edit": FoldNorms(required=True)},

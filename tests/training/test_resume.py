@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featherweight import file
-from featherweight.checkpoint import FILE
-from featherweight.core.errors import DataError
+from featherweight.activations.dynamic import DynamicRanges
+from featherweight.activations.fixed_point import LimitedPrecisions
+from featherweight.activations.learning_rules import ClippingDecay, Clippings, MovingRanges, WithGradients
+from featherweight.activations.logarithmic import LogActivations
+from featherweight.activations.quantizers import Sign
+from featherweight.activations.rules import Calibrated, LearnedSteps
+from featherweight.checkpoint import FILE, TAPPED, _digest
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import DataError, FormatError
 from featherweight.core.stage import (
     Cubic,
     Decaying,
@@ -29,11 +38,13 @@ from featherweight.core.stage import (
     Portions,
     Recipe,
     Stage,
+    TapRule,
     Training,
     adam,
     everywhere,
     sgd,
 )
+from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.core.task import Example, Task
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
@@ -156,6 +167,32 @@ RECIPES = {
     "momentum": Recipe(
         "momentum", (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": sgd, "clip": 1.0}),)
     ),
+    "calibrated ranges": Recipe(
+        "calibrated",
+        (
+            stage("quantize", Uniform(4), Learn.LATENT, tap=Calibrated(4, batches=2)),
+            stage("again", Uniform(3), Learn.LATENT, tap=Calibrated(3, batches=2)),
+        ),
+    ),
+    "learned steps": Recipe("steps", (stage("quantize", Uniform(3), Learn.BOTH, tap=LearnedSteps(bits=3)),)),
+    "moving ranges": Recipe("moving", (stage("quantize", Uniform(4), Learn.LATENT, tap=MovingRanges(4, delay=4)),)),
+    "clipping": Recipe(
+        "clipping",
+        (
+            stage(
+                "clip",
+                Uniform(4),
+                Learn.LATENT,
+                tap=WithGradients(Clippings(("head",)), ("head",)),
+                objective=Objective((TaskLoss(), ClippingDecay(1e-3))),
+            ),
+        ),
+    ),
+    "limited precision": Recipe(
+        "limited", (stage("round", FixedPoint(4, 6), Learn.FREE, tap=LimitedPrecisions(grid=FixedPoint(5, 6))),)
+    ),
+    "logarithmic": Recipe("log", (stage("powers", Uniform(4), Learn.LATENT, tap=LogActivations(gradients=5)),)),
+    "dynamic ranges": Recipe("dynamic", (stage("quantize", Uniform(4), Learn.LATENT, tap=DynamicRanges()),)),
     "several stages": Recipe(
         "several",
         (
@@ -217,6 +254,74 @@ def test_a_killed_run_goes_on_to_the_same_bytes(name: str, tmp_path: Path) -> No
         assert resumed == whole
         return
     pytest.fail("the run never came to its end")
+
+
+@dataclass(frozen=True)
+class Asked(TapRule):
+    """Another rule; each time that it is asked is noted."""
+
+    rule: TapRule
+    times: list[str] = field(default_factory=list, repr=False)
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        self.times.append("asked")
+        return list(self.rule.taps(student, task))
+
+
+def test_what_was_tapped_is_kept_and_not_decided_again(tmp_path: Path) -> None:
+    rule = Asked(Calibrated(4, batches=2))
+    recipe = Recipe("kept", (stage("quantize", Uniform(4), Learn.LATENT, tap=rule),))
+    with pytest.raises(Killed):
+        result(recipe, tmp_path, killer(2 * STEPS + 1))
+    assert len(rule.times) == 1
+    result(recipe, tmp_path)
+    assert len(rule.times) == 1
+    whole, _ = result(recipe)
+    assert len(rule.times) == 2 and result(recipe, tmp_path)[0] == whole
+
+
+def test_every_function_has_a_place_in_a_checkpoint() -> None:
+    def below(base: type) -> set[type]:
+        direct = {each for each in base.__subclasses__() if each.__module__.startswith("featherweight.")}
+        return direct.union(*(below(each) for each in direct))
+
+    assert set(TAPPED.values()) == below(Function) - {StoredFunction}
+
+
+@pytest.mark.parametrize("name", sorted(TAPPED.keys() - file.FUNCTIONS.keys()))
+@pytest.mark.parametrize("record", [[], ["8"], [8, 8, 8, 8], [None], [[8, 8], [8, 8], "up"]])
+def test_malformed_settings_of_what_only_learns(name: str, record: list) -> None:
+    with pytest.raises(FormatError):
+        TAPPED[name].from_json(record)
+
+
+class Own(Sign):
+    """A user's own function."""
+
+
+@dataclass(frozen=True)
+class Owns(TapRule):
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        return [TapSite(Place(Call("head", Operator.LINEAR)), Own())]
+
+
+def test_a_function_that_no_checkpoint_holds_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe("own", (stage("quantize", Uniform(4), Learn.LATENT, tap=Owns()),))
+    with pytest.raises(DataError, match="head: linear, operand 1 is sent through Own, which no checkpoint holds"):
+        result(recipe, tmp_path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        result(RECIPES["both"], tmp_path, killer(STEPS + 1))
+    with safe_open(tmp_path / FILE, "pt") as opened:
+        record = json.loads(opened.metadata()["run"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    del record["taps"]
+    text = json.dumps(record)
+    save_file(tensors, tmp_path / FILE, {"run": text, "digest": _digest(text, tensors)})
+    with pytest.raises(DataError, match="earlier version, which kept no taps; delete it"):
+        result(RECIPES["both"], tmp_path)
 
 
 def test_a_finished_run_does_nothing_again(tmp_path: Path) -> None:

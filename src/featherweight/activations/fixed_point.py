@@ -8,6 +8,7 @@ from torch import Tensor
 
 from featherweight.activations.rules import inputs
 from featherweight.core.compressed import Compressed
+from featherweight.core.errors import FormatError
 from featherweight.core.stage import TapRule
 from featherweight.core.tap import Function, Place, TapSite
 from featherweight.core.task import Task
@@ -22,6 +23,8 @@ class LimitedPrecision(Function):
     it does not stay.
     """
 
+    identifier = "limited-precision"
+
     def __init__(self, grid: FixedPoint, gradients: FixedPoint, rounding: Rounding = Rounding.STOCHASTIC) -> None:
         super().__init__()
         self.grid, self.gradients, self.rounding = grid, gradients, rounding
@@ -33,6 +36,17 @@ class LimitedPrecision(Function):
 
     def settled(self) -> None:
         return None
+
+    def to_json(self) -> list[Any]:
+        grids = [[each.integer, each.fraction] for each in (self.grid, self.gradients)]
+        return [*grids, self.rounding.value]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "LimitedPrecision":
+        match record:
+            case [[int(i), int(f)], [int(j), int(g)], "nearest" | "stochastic" as rounding]:
+                return cls(FixedPoint(i, f), FixedPoint(j, g), Rounding(rounding))
+        raise FormatError(f"{record} is no limited precision")
 
     def extra_repr(self) -> str:
         return f"{self.grid}, gradients {self.gradients}, {self.rounding.value}"

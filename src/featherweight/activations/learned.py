@@ -17,6 +17,8 @@ class Clipped(Function):
     1805.06085, equations 1 to 3). Settles to a :class:`Quantizer`.
     """
 
+    identifier = "clipped"
+
     def __init__(self, bits: int, alpha: Tensor) -> None:
         super().__init__()
         if not 1 <= bits <= 8:
@@ -34,6 +36,16 @@ class Clipped(Function):
     def settled(self) -> Quantizer:
         return Quantizer(self.bits, 0, self.alpha.detach().clamp(min=1e-6) / (2**self.bits - 1))
 
+    def to_json(self) -> list[Any]:
+        return [self.bits]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "Clipped":
+        match record:
+            case [int(bits)]:
+                return cls(bits, torch.tensor(1.0))
+        raise FormatError(f"{record} is no learned clipping")
+
 
 class MovingRange(Function):
     """Quantizes to the exponential moving average of the batches' least and largest values, after ``delay`` batches.
@@ -43,6 +55,7 @@ class MovingRange(Function):
     Backward: straight through inside the range. Settles to a :class:`Quantizer`.
     """
 
+    identifier = "moving-range"
     low: Tensor
     high: Tensor
     seen: Tensor
@@ -75,6 +88,16 @@ class MovingRange(Function):
         if not int(self.seen):
             raise SchemeError("a moving range saw no batch, so there is no range to quantize to; train first")
         return Quantizer.covering(float(self.low), float(self.high), self.bits)
+
+    def to_json(self) -> list[Any]:
+        return [self.bits, self.decay, self.delay]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "MovingRange":
+        match record:
+            case [int(bits), int(decay) | float(decay), int(delay)]:
+                return cls(bits, decay, delay)
+        raise FormatError(f"{record} is no moving range")
 
 
 class HalfWave(StoredFunction):
@@ -144,6 +167,8 @@ class QuantizedGradient(Function):
     arXiv 1606.06160, equation 12 and section 2.5). Learning alone uses it: it does not stay.
     """
 
+    identifier = "quantized-gradient"
+
     def __init__(self, bits: int) -> None:
         super().__init__()
         if not 1 <= bits <= 16:
@@ -156,6 +181,16 @@ class QuantizedGradient(Function):
 
     def settled(self) -> None:
         return None
+
+    def to_json(self) -> list[Any]:
+        return [self.bits]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "QuantizedGradient":
+        match record:
+            case [int(bits)]:
+                return cls(bits)
+        raise FormatError(f"{record} is no quantizer of gradients")
 
 
 class _RoundedGradient(torch.autograd.Function):

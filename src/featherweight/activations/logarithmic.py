@@ -111,6 +111,8 @@ class LogGradient(Function):
     it: it does not stay.
     """
 
+    identifier = "logarithmic-gradient"
+
     def __init__(self, bits: int, base: Base = Base.TWO) -> None:
         super().__init__()
         if not 2 <= bits <= 8:
@@ -123,6 +125,16 @@ class LogGradient(Function):
 
     def settled(self) -> None:
         return None
+
+    def to_json(self) -> list[Any]:
+        return [self.bits, self.base.value]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "LogGradient":
+        match record:
+            case [int(bits), 1 | 2 as base]:
+                return cls(bits, Base(base))
+        raise FormatError(f"{record} is no logarithmic quantizer of gradients")
 
 
 class _RoundedGradient(torch.autograd.Function):

@@ -10,6 +10,7 @@ from math import frexp, isfinite
 import torch
 from torch import Tensor
 
+from featherweight.core.code import number_type
 from featherweight.core.errors import DataError, SchemeError
 
 BINS = 8192
@@ -169,7 +170,7 @@ class Histogram(Extremes):
             self.counts = _merged(self.counts, exponent - self._exponent)
             self._exponent = exponent
         flat = x.reshape(-1)
-        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        exact = number_type(x.dtype)
         for start in range(0, x.numel(), CHUNK):
             part = flat[start : start + CHUNK].to(exact)
             at = (part.abs() * 2.0**-self._exponent).to(torch.int32)

@@ -1,6 +1,6 @@
 """Which activations are quantized, and with what: rules for stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -15,10 +15,10 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SelectionError, naming
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import TapRule
-from featherweight.core.tap import Operator, Place, TapSite, watching
+from featherweight.core.tap import Call, Operator, Place, TapSite, watching
 from featherweight.core.task import Task, call, evaluating, moved
 from featherweight.graph.sites import WEIGHTED, Activation, find_activations, seen_alike
-from featherweight.graph.trace import trace
+from featherweight.graph.trace import Traced, trace
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def inputs(student: Compressed, task: Task, patterns: Sequence[str]) -> dict[Pla
     def note(place: Place, x: Tensor) -> Tensor:
         matches = any(fnmatchcase(place.call.module, pattern) for pattern in patterns)
         if place.call.operator in WEIGHTED and place.operand == 0 and matches:
-            found[place] = x.detach()
+            found[place] = x.detach().clone()  # the model may write to it afterwards
         return x
 
     with evaluating(student), watching(student.base, note):
@@ -71,6 +71,31 @@ def inputs(student: Compressed, task: Task, patterns: Sequence[str]) -> dict[Pla
             f"no module that matches {', '.join(patterns)} convolves or is linear; `model.named_modules()` lists them"
         )
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """A traced model, the calls that it shows when it runs, and which parameters' layers are ``meant``."""
+
+    traced: Traced
+    shown: frozenset[Call]
+    meant: Callable[[str], bool]
+
+
+def layers_of(student: Compressed, task: Task, weights: Sites, exclude: Sequence[str]) -> Layers | None:
+    """Trace the student to find the layers of ``weights`` without ``exclude``; ``None`` where there are none.
+
+    Raises ``TraceError`` where the model cannot be traced.
+    """
+    found = select(student.base, weights)
+    names = {name for name in found if not any(fnmatchcase(name, pattern) for pattern in exclude)}
+    if not names:
+        return None
+    with evaluating(student.base):
+        traced = trace(student.base, task.example())
+        shown = seen_alike(traced, student.base, task.example())
+    alias = {name: first for first, several in student.names.items() for name in several}
+    return Layers(traced, shown, lambda name: alias.get(name, name) in names)
 
 
 @dataclass(frozen=True)
@@ -104,22 +129,16 @@ class Calibrated(TapRule):
 
     def activations(self, student: Compressed, task: Task) -> list[Activation]:
         """What would be quantized; places that the running model does not show are left out."""
-        names = {name for name, p in select(student.base, self.weights).items() if not self._excluded(name)}
-        if not names:
+        found = layers_of(student, task, self.weights, self.exclude)
+        if found is None:
             return []
-        with evaluating(student.base):
-            traced = trace(student.base, task.example())
-            shown = seen_alike(traced, student.base, task.example())
-        alias = {name: first for first, names in student.names.items() for name in names}
-        found = find_activations(traced, lambda name: alias.get(name, name) in names, self.joins)
-        kept = [replace(each, places=tuple(p for p in each.places if p.call in shown)) for each in found]
+        activations = find_activations(found.traced, found.meant, self.joins)
+        shown = found.shown
+        kept = [replace(each, places=tuple(p for p in each.places if p.call in shown)) for each in activations]
         return [each for each in kept if each.places]
 
     def without(self, weights: Sequence[str], *, joins: bool = True) -> "Calibrated":
         return replace(self, exclude=(*self.exclude, *weights), joins=self.joins and joins)
-
-    def _excluded(self, name: str) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in self.exclude)
 
     @torch.no_grad()
     def _ranges(self, student: Compressed, task: Task, found: list[Activation]) -> dict[str, tuple[float, float]]:

@@ -27,7 +27,7 @@ def compress(
     ],
     recipe: Annotated[
         str | None,
-        typer.Option(help="Carry out this recipe: a paper's (see `papers`), int8, int8-weights or int4-weights."),
+        typer.Option(help="A paper's recipe (see `papers`), int8, int8-dynamic, int8-weights or int4-weights."),
     ] = None,
     max_size: Annotated[
         int | None,

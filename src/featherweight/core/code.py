@@ -14,6 +14,11 @@ import torch
 from torch import Tensor
 
 
+def number_type(dtype: torch.dtype) -> torch.dtype:
+    """What the real numbers of a tensor's code are computed and held in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Role(Enum):
     """What a field of a code does while the model learns."""
 

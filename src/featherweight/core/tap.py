@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from inspect import isfunction, signature
 from typing import Any, ClassVar
 
 import torch
@@ -58,6 +59,18 @@ FUNCTIONS: Mapping[Any, Operator] = {
     for function in functions
 }  # fmt: skip
 """What a model calls -> the operation it is. Operations on numbers (``x + 1``) are none."""
+
+WRITING = frozenset(
+    each for each in FUNCTIONS if each.__name__.startswith("__i") or each.__name__.rstrip("_") + "_" == each.__name__
+)
+"""Those that write their result to their first operand: ``add_``, ``__iadd__``."""
+
+INPLACE: Mapping[Any, int] = {
+    each: list(signature(each).parameters).index("inplace")
+    for each in FUNCTIONS
+    if isfunction(each) and "inplace" in signature(each).parameters
+}
+"""Those that are told to -> the position of ``inplace`` among their arguments."""
 
 JOINS = frozenset({Operator.ADD, Operator.MULTIPLY, Operator.CAT, Operator.MATMUL})
 """Operations that count only where two tensors or more meet."""
@@ -139,9 +152,23 @@ class Watcher:
         call = Call(*key, ordinal)
         if self.calls is not None and call not in self.calls:
             return function(*args, **kwargs)
+        if 0 in operands and _in_place(function, args, kwargs):
+            return self._called_in_place(call, function, args, kwargs, operands)
         shown = {number: self._shown(Place(call, number), operand) for number, operand in operands.items()}
         outcome = function(*_replaced(operator, args, shown), **kwargs)
         return self._shown(Place(call, None), outcome) if isinstance(outcome, Tensor) else outcome
+
+    def _called_in_place(
+        self, call: Call, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], operands: dict[int, Tensor]
+    ) -> Tensor:
+        """The same where the first operand is written to: it, and all that share its memory, hold the shown result.
+
+        It is made of copies: what functions and the operation itself keep for their gradients must not change.
+        """
+        shown = {number: self._shown(Place(call, number), operand.clone()) for number, operand in operands.items()}
+        shown[0] = shown[0].clone()
+        outcome: Tensor = function(*_replaced(call.operator, args, shown), **kwargs)
+        return operands[0].copy_(self._shown(Place(call, None), outcome))
 
     def _shown(self, place: Place, x: Tensor) -> Tensor:
         return self.visit(place, x) if self.places is None or place in self.places else x
@@ -176,6 +203,14 @@ def _leave(watcher: Watcher, name: str, module: nn.Module, args: Any, output: An
     watcher.path.pop()
     if not watcher.path:
         watcher.reset()
+
+
+def _in_place(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call writes its result to its first operand: by the function's name, or by its ``inplace``."""
+    if function in WRITING:
+        return True
+    at = INPLACE.get(function)
+    return at is not None and bool(args[at] if at < len(args) else kwargs.get("inplace", False))
 
 
 def _positional(
@@ -225,6 +260,9 @@ def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = No
 class Function(nn.Module, ABC):
     """What an activation is sent through; it can learn."""
 
+    identifier: ClassVar[str]
+    """What files and checkpoints call the class."""
+
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The activation that the model goes on with, of the shape and type of ``x``."""
@@ -233,19 +271,21 @@ class Function(nn.Module, ABC):
     def settled(self) -> "StoredFunction | None":
         """What stays when learning ends; ``None`` for what is of use to learning alone."""
 
+    @abstractmethod
+    def to_json(self) -> list[Any]:
+        """Everything that :meth:`from_json` needs, as JSON values, but for the tensors of its state."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, record: list[Any]) -> "Function":
+        """A function with these settings, whose state is loaded afterwards; ``FormatError`` on anything else."""
+
 
 class StoredFunction(Function):
-    """A function that a file can hold."""
-
-    identifier: ClassVar[str]
-    """What files call the class."""
+    """A function that a file can hold: its settings say everything, tensors too."""
 
     def settled(self) -> "StoredFunction | None":
         return self
-
-    @abstractmethod
-    def to_json(self) -> list[Any]:
-        """Everything that :meth:`from_json` needs, as JSON values."""
 
     @classmethod
     @abstractmethod

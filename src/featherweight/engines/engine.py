@@ -48,11 +48,13 @@ class Capabilities:
     """What an engine makes of a file, for messages and documentation.
 
     integers    it computes with quantized weights and activations as integers, not with what they stand for
+    dynamic     the same where ranges are found as the model runs; else such layers are right, and slower than floats
     nibbles     its files hold four-bit weights in four bits
     precisions  what it can compute float operations in
     """
 
     integers: bool
+    dynamic: bool
     nibbles: bool
     precisions: frozenset[Precision]
 

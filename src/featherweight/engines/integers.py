@@ -1,7 +1,8 @@
 """What an engine needs of a compressed model: integer weights and quantized activations as operators of ONNX.
 
 While a model is traced, weights with integer codes are one operator (``featherweight::scaled``), and so is every
-quantizer of activations (``featherweight::quantized``). They become DequantizeLinear and QuantizeLinear.
+quantizer of activations (``featherweight::quantized``). They become DequantizeLinear and QuantizeLinear. Where ranges
+are found at run time (``featherweight::dynamically_quantized``) they become DynamicQuantizeLinear and MatMulInteger.
 """
 
 import copy
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+import featherweight.activations.dynamic
+import featherweight.activations.quantizers  # noqa: F401  # their operators are translated here
 from featherweight.core.compressed import Compressed
 from featherweight.schemes.integers import integers
 
@@ -93,8 +96,15 @@ def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
             return op.DequantizeLinear(levels, scales, axis=axis, block_size=group)
         return op.DequantizeLinear(levels, scales, axis=axis)
 
+    def write_dynamic(x: Any) -> Any:
+        """``s q − s z`` and not DequantizeLinear: OpenVINO multiplies that with integer weights wrongly."""
+        levels, scale, zero = op.DynamicQuantizeLinear(x)
+        float32 = int(onnx.TensorProto.FLOAT)
+        return op.Sub(op.Mul(op.Cast(levels, to=float32), scale), op.Mul(op.Cast(zero, to=float32), scale))
+
     return {
         torch.ops.featherweight.quantized.default: write_quantized,
+        torch.ops.featherweight.dynamically_quantized.default: write_dynamic,
         torch.ops.featherweight.scaled.default: write_scaled,
     }
 
@@ -108,6 +118,10 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
     for node in list(model.graph.node):
         if node.op_type == "Transpose":
             graph.transpose(node)
+    graph.share_ranges()
+    for node in list(model.graph.node):
+        if node.op_type in ("MatMul", "Gemm"):
+            graph.multiply_dynamically(node)
     for node in list(model.graph.node):
         if node.op_type == "Conv":
             graph.pad_within(node)
@@ -187,11 +201,7 @@ class Graph:
         if bias is not None:
             negative = self.add(f"{node.input[2]}.negative", -bias)
             replaced.append(onnx.helper.make_node("Sub", [product, negative], [output], name=output))
-        place = list(self.graph.node).index(node)
-        del self.graph.node[place]
-        for each in reversed(replaced):
-            self.graph.node.insert(place, each)
-        self.makers |= {name: each for each in self.graph.node for name in each.output}
+        self._replace(node, replaced)
 
     def transpose(self, node: "onnx.NodeProto") -> None:
         """``Transpose(DequantizeLinear(W))`` of a matrix becomes ``DequantizeLinear(Wᵀ)``."""
@@ -209,6 +219,61 @@ class Graph:
         del node.attribute[:]
         settings["axis"] = 1 - settings.get("axis", 1)
         node.attribute.extend(_attributes(settings))
+
+    def dynamic(self, name: str) -> "onnx.NodeProto | None":
+        """The DynamicQuantizeLinear whose numbers this tensor holds."""
+        for kind in ("Sub", "Mul", "Cast", "DynamicQuantizeLinear"):
+            node = self.makers.get(name)
+            if node is None or node.op_type != kind:
+                return None
+            name = node.input[0]
+        return node
+
+    def share_ranges(self) -> None:
+        """A tensor that several layers take is quantized once."""
+        first: dict[str, onnx.NodeProto] = {}
+        again: dict[str, str] = {}
+        for node in self.graph.node:
+            if node.op_type == "DynamicQuantizeLinear":
+                kept = first.setdefault(node.input[0], node)
+                again |= dict(zip(node.output, kept.output, strict=True))
+        for node in self.graph.node:
+            node.input[:] = [again.get(name, name) for name in node.input]
+
+    def multiply_dynamically(self, node: "onnx.NodeProto") -> None:
+        """``x̂ Ŵ + b`` of a range found at run time becomes ``MatMulInteger(q, W, z) · (s_x s_w) + b``.
+
+        ONNX Runtime runs that as one operator (DynamicQuantizeMatMul, or MatMulIntegerToFloat where layers share the
+        input). The weight has one scale for each column; where it does not, both are multiplied as floats.
+        """
+        import onnx
+
+        source, made = self.dynamic(node.input[0]), self.dequantizer(node.input[1])
+        settings = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+        if source is None or made is None or set(settings.values()) - {0, 1} or settings.get("transA"):
+            return
+        if settings.get("alpha", 1) != 1 or settings.get("beta", 1) != 1:
+            return
+        levels, scales = self.constant(made.input[0]), self.constant(made.input[1])
+        axis = next((each.i for each in made.attribute if each.name == "axis"), 1)
+        turned = bool(settings.get("transB"))
+        if levels is None or scales is None or levels.ndim != 2 or scales.ndim != 1 or axis != 1 - turned:
+            return
+        weight, name = made.input[0], node.output[0]
+        if turned:
+            weight = self.add(f"{weight}.transposed", np.ascontiguousarray(levels.T))
+        bias = list(node.input[2:3])
+        steps = [
+            ("MatMulInteger", [source.output[0], weight, source.output[2]], "sums"),
+            ("Cast", [f"{name}.sums"], "numbers"),
+            ("Mul", [source.output[1], made.input[1]], "units"),
+            ("Mul", [f"{name}.numbers", f"{name}.units"], "product"),
+            *[("Add", [f"{name}.product", *bias], "") for _ in bias],
+        ]
+        replaced = [onnx.helper.make_node(kind, x, [f"{name}.{y}"], name=f"{name}.{y}") for kind, x, y in steps]
+        replaced[1].attribute.append(onnx.helper.make_attribute("to", int(onnx.TensorProto.FLOAT)))
+        replaced[-1].output[0] = name
+        self._replace(node, replaced)
 
     def pad_within(self, node: "onnx.NodeProto") -> None:
         """Zeros put around the quantized input of a convolution become its own padding: zero is a level, exactly."""
@@ -280,6 +345,13 @@ class Graph:
             self.constants[name] = packed
             self.graph.initializer.append(packed)
         made.input[0] = name
+
+    def _replace(self, node: "onnx.NodeProto", by: "list[onnx.NodeProto]") -> None:
+        place = list(self.graph.node).index(node)
+        del self.graph.node[place]
+        for each in reversed(by):
+            self.graph.node.insert(place, each)
+        self.makers |= {name: each for each in self.graph.node for name in each.output}
 
     def _insert(self, before: "onnx.NodeProto", inputs: list[str], output: str, settings: dict[str, int]) -> None:
         import onnx

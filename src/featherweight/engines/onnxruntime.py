@@ -36,7 +36,7 @@ class OnnxRuntime(Engine):
     suffix: ClassVar[str] = ".onnx"
     extra: ClassVar[str | None] = "onnxruntime"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, nibbles=True, precisions=frozenset({Precision.FLOAT32})
+        integers=True, dynamic=True, nibbles=True, precisions=frozenset({Precision.FLOAT32})
     )
 
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:

@@ -44,7 +44,7 @@ class OpenVino(Engine):
     suffix: ClassVar[str] = ".onnx"
     extra: ClassVar[str | None] = "openvino"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, nibbles=True, precisions=frozenset({Precision.FLOAT32, Precision.BFLOAT16})
+        integers=True, dynamic=False, nibbles=True, precisions=frozenset({Precision.FLOAT32, Precision.BFLOAT16})
     )
 
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:

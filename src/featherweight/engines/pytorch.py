@@ -16,13 +16,14 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 import featherweight.activations.quantizers  # noqa: F401  # its operator must be known before a file is read
 from featherweight import file
+from featherweight.activations.dynamic import dynamic_numbers
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Example
 from featherweight.engines import integers
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.engines.program import program, quiet, reason_of
 
-CAPABILITIES = Capabilities(integers=False, nibbles=False, precisions=frozenset(Precision))
+CAPABILITIES = Capabilities(integers=False, dynamic=False, nibbles=False, precisions=frozenset(Precision))
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def _quantized(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.featherweight.quantized.default: _quantized,
+    torch.ops.featherweight.dynamically_quantized.default: dynamic_numbers,
     torch.ops.featherweight.scaled.default: integers.numbers,
 }
 

@@ -29,7 +29,7 @@ from featherweight.graph.integer import (
     Units,
     WeightedSum,
 )
-from featherweight.graph.sites import PARTS, VIEWS
+from featherweight.graph.sites import PARTS, VIEWS, aliases, writes
 from featherweight.graph.trace import TARGETS, Traced, module_of, trace
 from featherweight.schemes.integers import integers
 
@@ -93,7 +93,7 @@ class _Lowering:
         rule = _rule(node)
         if rule is None:
             raise refusal(node, "no rule lowers it; replace it in the model by operations that have one")
-        if "_." in str(node.target) and any(user > node for each in _aliases(node.args[0]) for user in each.users):
+        if writes(node) and any(user > node for each in aliases(node.args[0]) for user in each.users):
             raise refusal(node, "it changes in place a tensor that is used again; call it out of place")
         if node.kwargs and rule not in (_Lowering.add, _Lowering.move):
             raise refusal(node, f"{', '.join(node.kwargs)} is a setting that no rule knows")
@@ -263,6 +263,13 @@ class _Lowering:
         assert callable(target)
         return partial(target, **node.kwargs), args, units
 
+    def write(self, node: Node, args: Any) -> Lowered:
+        """A tensor that another of its shape was copied into is that one: so are results in place that are tapped."""
+        target, source = args[:2]
+        if target.meta["val"].shape != source.meta["val"].shape:
+            raise refusal(node, "it repeats entries")
+        return aten.clone.default, (source,), self.known(node, source)
+
     def pad(self, node: Node, args: Any) -> Lowered:
         units = self.stored(node, args[0])
         x, sides, *rest = args
@@ -290,23 +297,13 @@ RULES: Mapping[Operator, Rule] = {
 }
 
 
-def _aliases(node: Any) -> set[Node]:
-    """A tensor, and all that may share its memory."""
-    while node.op == "call_function" and node.target in VIEWS | PARTS:
-        node = node.args[0]
-    found, new = {node}, [node]
-    while new:
-        views = [user for user in new.pop().users if user.target in VIEWS | PARTS and user not in found]
-        found.update(views)
-        new.extend(views)
-    return found
-
-
 def _rule(node: Node) -> Rule | None:
     if node.target is QUANTIZED:
         return _Lowering.quantize
     if node.target in PADS:
         return _Lowering.pad
+    if node.target is aten.copy_.default:
+        return _Lowering.write
     if node.target in VIEWS | PARTS:
         return _Lowering.move
     operator = TARGETS.get(node.target)

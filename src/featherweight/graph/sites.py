@@ -6,6 +6,7 @@ joins and averages between them. Matrix products of two activations, softmax, no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ VIEWS = frozenset({
 """Operators whose output holds nothing but entries of their input: what is on a grid stays on it."""
 PARTS = frozenset({aten.slice.Tensor, aten.select.int, aten.pad.default, aten.constant_pad_nd.default})
 """The same, with entries left out or zeros added."""
+SHARING = (VIEWS | PARTS) - {
+    aten.clone.default, aten.max_pool2d.default, aten.pad.default, aten.constant_pad_nd.default,
+}  # fmt: skip
+"""Those whose output may be their input's own memory."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,12 @@ def find_activations(traced: Traced, weights: Callable[[str], bool], joins: bool
     return found
 
 
+def linear_inputs(traced: Traced, weights: Callable[[str], bool]) -> list[Place]:
+    """What the linear layers take in whose weight's name satisfies ``weights``."""
+    linear = (node for node, call in traced.calls.items() if call.operator is Operator.LINEAR)
+    return [Place(traced.calls[node], 0) for node in linear if _weighted(traced, node, weights)]
+
+
 @torch.no_grad()
 def seen_alike(traced: Traced, model: nn.Module, example: Example) -> frozenset[Call]:
     """The calls of the traced graph that the running model counts alike.
@@ -99,7 +110,7 @@ def _edges(traced: Traced, node: Node, call: Call, weights: Callable[[str], bool
     found = []
     for number, operand in operands(node).items() if wanted else ():
         source, parts = _source(operand)
-        if traced.parameter(source) is None:
+        if traced.parameter(source) is None and not _overwritten(source, node):
             found.append(Edge(node, number, source, parts))
     return found
 
@@ -116,6 +127,30 @@ def _source(node: Node) -> tuple[Node, bool]:
         parts |= node.target in PARTS
         node = node.args[0]  # type: ignore[assignment]
     return node, parts
+
+
+def aliases(node: Any) -> set[Node]:
+    """A tensor, and all that may share its memory."""
+    while node.op == "call_function" and node.target in SHARING:
+        node = node.args[0]
+    found, new = {node}, [node]
+    while new:
+        views = [user for user in new.pop().users if user.target in SHARING and user not in found]
+        found.update(views)
+        new.extend(views)
+    return found
+
+
+def writes(node: Node) -> bool:
+    """Whether an operator writes to its first operand; dropout does not, in evaluation."""
+    return "_." in str(node.target) and node.target not in VIEWS
+
+
+def _overwritten(source: Node, node: Node) -> bool:
+    """Whether the tensor was written to, through another of its views, before ``node`` reads it: it stays float."""
+    shared = aliases(source)
+    users = {user for each in shared for user in each.users if user < node}
+    return any(writes(user) and user.args[0] in shared for user in users)
 
 
 def _is_part(node: Node) -> bool:

@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import nn
 
+from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
@@ -49,7 +50,10 @@ def errors(parent: nn.Module, student: Compressed) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Activation:
-    """Activations that are sent through one function. Levels lie from ``low`` to ``high``, ``step`` apart if evenly."""
+    """Activations that are sent through one function. Levels lie from ``low`` to ``high``, ``step`` apart if evenly.
+
+    Where the range is found as the model runs there are none of these.
+    """
 
     places: tuple[str, ...]
     function: str
@@ -81,6 +85,8 @@ def _activation(places: tuple[str, ...], function: Function) -> Activation:
         case LogQuantizer():
             lowest = -function.largest if function.signed else 0.0
             return Activation(places, "logarithmic", function.bits, lowest, function.largest)
+        case DynamicQuantizer():
+            return Activation(places, "dynamic", function.bits)
         case _:
             return Activation(places, type(function).__name__, None)
 

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from featherweight.core.code import Code
+from featherweight.core.code import Code, number_type
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.floats import Floats, narrow
+from featherweight.schemes.floats import Floats, stored
 from featherweight.schemes.uniform import Grid, PerTensor, UniformCode
 
 
@@ -72,9 +72,8 @@ class Binary(Scheme):
 
     def _scales(self, w: Tensor) -> Floats:
         value = self.magnitude(w) if callable(self.magnitude) else self.magnitude
-        numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
-        scale = torch.full((1,), value, dtype=numbers, device=w.device)
-        return Floats.holding(scale, narrow(scale))
+        scale = torch.full((1,), value, dtype=number_type(w.dtype), device=w.device)
+        return stored(scale)
 
 
 def _as_signs(code: Code) -> UniformCode:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
@@ -55,7 +55,7 @@ class CodebookCode(Code):
                 pass
             case _:
                 raise FormatError(f"a codebook of shape {shape} has no settings {layout.settings}")
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         centroids = read_part(layout, 0, (size,), numbers, take, "centroids")
         return cls(shape, dtype, take("indices", shape, size).to(torch.int32), centroids)
 
@@ -180,7 +180,7 @@ def nearest(x: Tensor, values: Tensor) -> Tensor:
 
 def stored_centroids(means: Tensor, dtype: torch.dtype) -> Floats:
     """Centroids of a weight of type ``dtype``: ascending, in float16 where its range holds them, equal ones once."""
-    numbers = means.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    numbers = means.to(number_type(dtype))
     width = narrow(numbers)
     return Floats.holding(rounded(numbers, width).unique(), width)  # type: ignore[no-untyped-call]
 

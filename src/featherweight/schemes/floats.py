@@ -52,6 +52,16 @@ def narrow(values: Tensor) -> Width:
     return Width.FLOAT16 if fits(values, Width.FLOAT16) else Width.FLOAT32
 
 
+def positive(scales: Tensor) -> Tensor:
+    """A block of zeros gets scale one, so that nothing is divided by zero."""
+    return torch.where(scales > 0, scales, torch.ones_like(scales))
+
+
+def stored(values: Tensor) -> "Floats":
+    """``values`` at the width that holds them (:func:`narrow`)."""
+    return Floats.holding(values, narrow(values))
+
+
 INTEGERS = {
     torch.float16: torch.int16,
     torch.bfloat16: torch.int16,

@@ -9,18 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.floats import Floats, narrow
+from featherweight.schemes.floats import Floats, positive, stored
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.uniform import (
     Granularity,
     PerChannel,
     PerTensor,
     block_count,
+    blocked,
     blocks,
     granularity_of,
     spread_of,
@@ -93,7 +94,7 @@ class LogCode(Code):
         return isinstance(self.granularity, PerTensor) or self.granularity == PerChannel(0)
 
     def decode(self) -> Tensor:
-        numbers = torch.float64 if self.dtype == torch.float64 else torch.float32
+        numbers = number_type(self.dtype)
         matrix = _signed(self.powers, blocks(self.levels, self.granularity), self.powers.values(self.tops, numbers))
         if self.scales is not None:
             matrix = matrix * self.scales.decode()[:, None]
@@ -129,7 +130,7 @@ class LogCode(Code):
         count = block_count(granularity, shape)
         least, most = powers.tops(dtype)
         tops = take("tops", (count,), most - least + 1).to(torch.int16) + least
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         scales = read_part(layout, 0, (count,), numbers, take, "scales") if layout.parts else None
         return cls(shape, dtype, levels, tops, scales, powers, granularity)
 
@@ -189,10 +190,7 @@ class Logarithmic(Scheme):
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> LogCode:
         check_weight(w)
-        matrix = blocks(w.detach(), self.granularity)
-        matrix = matrix.float() if w.dtype != torch.float64 else matrix
-        weights = metric.weights(w)
-        d = None if weights is None else blocks(weights, self.granularity).to(matrix.dtype)
+        matrix, d = blocked(w, metric, self.granularity)
         if warm is not None:
             tops, scales = _as_log(warm).tops, _as_log(warm).scales
         else:
@@ -206,7 +204,7 @@ class Logarithmic(Scheme):
 
     def through(self, w: Tensor, code: Code) -> Tensor:
         before = _as_log(code)
-        matrix = blocks(w, self.granularity).to(torch.float64 if w.dtype == torch.float64 else torch.float32)
+        matrix = blocks(w, self.granularity).to(number_type(w.dtype))
         magnitudes = self.powers.values(before.tops, matrix.dtype)
         x = _divided(matrix, before.scales)
         limit = magnitudes[:, -1:] * self._ratio(0.5)
@@ -224,9 +222,7 @@ class Logarithmic(Scheme):
     def _scales(self, matrix: Tensor) -> Floats | None:
         if not self.scaled:
             return None
-        largest = matrix.abs().amax(1)
-        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
-        return Floats.holding(largest, narrow(largest))
+        return stored(positive(matrix.abs().amax(1)))
 
     def _tops(self, matrix: Tensor, d: Tensor | None, dtype: torch.dtype) -> Tensor:
         """int16 [blocks]: the top exponents, in steps."""
@@ -312,7 +308,7 @@ class ShiftSum(Scheme):
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> Code:
         check_weight(w)
-        wide = w.detach() if w.dtype == torch.float64 else w.detach().float()
+        wide = w.detach().to(number_type(w.dtype))
         scheme = Logarithmic(self.magnitudes, granularity=self.granularity, scaled=True)
         first = scheme.project(wide) if warm is None else _as_log(_summands(warm)[0])
         terms: list[Code] = []

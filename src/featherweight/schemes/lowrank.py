@@ -7,7 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
@@ -44,7 +44,7 @@ class LowRankCode(Code):
                 pass
             case _:
                 raise FormatError(f"a low-rank code of shape {shape} has no settings {layout.settings}")
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         left = read_part(layout, 0, (rows, rank), numbers, take, "left")
         return cls(shape, dtype, left, read_part(layout, 1, (rank, columns), numbers, take, "right"))
 
@@ -109,7 +109,7 @@ class LowRank(Scheme):
             raise SchemeError(f"a tensor of shape {tuple(w.shape)} is no matrix; leave it out of the sites")
         if metric.weights(w) is not None:
             raise SchemeError("low rank projects in the Euclidean metric only; take that metric for its stage")
-        numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
+        numbers = number_type(w.dtype)
         u, s, v = torch.linalg.svd(w.detach().flatten(1).double(), full_matrices=False)
         rank = self._rank(s, w) if warm is None else min(_as_low_rank(warm).rank, len(s))
         root = s[:rank].sqrt()

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
@@ -71,7 +71,7 @@ class MixtureCode(Code):
             raise FormatError("a mixture has three parts, which are floats, or those of another mixture")
         if prod(shape) == 0:
             raise FormatError("a mixture of no entries is none that is written")
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         means = read_part(layout, 0, (size - 1,), numbers, take, "means")
         log_deviations = read_part(layout, 1, (size,), numbers, take, "log_deviations")
         logits = read_part(layout, 2, (size - 1,), numbers, take, "logits")
@@ -136,7 +136,7 @@ class Mixture(Scheme):
         return {name: _assigned(w, known) for name, w in weights.items()}
 
     def _start(self, weights: list[Tensor]) -> MixtureCode:
-        wide = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+        wide = number_type(weights[0].dtype)
         largest = max(float(w.detach().abs().max()) for w in weights)
         reach = min(self.reach or largest, largest) or 1.0
         means = torch.linspace(-reach, reach, self.size - 1, dtype=wide, device=weights[0].device)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from math import isclose, log
 from typing import Self
 
-import torch
 from torch import Tensor
 
-from featherweight.core.code import Code
+from featherweight.core.code import Code, number_type
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
@@ -112,7 +111,7 @@ class AugmentedLagrangian(QuadraticPenalty):
 
     def _pulling(self, code: Code, w: Tensor, u: Tensor | None) -> PlusCode:
         """The code ``z − u'`` for the next L step, with ``u' = (u + w − z) / growth``."""
-        wide = torch.float64 if code.dtype == torch.float64 else torch.float32
+        wide = number_type(code.dtype)
         left = w.detach().to(wide) - code.decode().detach().to(wide)
         further = (left if u is None else u + left) / self.growth
         return PlusCode(code.shape, code.dtype, code, Floats(code.shape, wide, -further, Width.of(wide)))

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
@@ -35,7 +35,7 @@ class PlusCode(Code):
     def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "PlusCode":
         if layout.settings or len(layout.parts) != 2:
             raise FormatError("a sum has two parts and no settings")
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         first = read_part(layout, 0, shape, numbers, take, "first")
         return cls(shape, dtype, first, read_part(layout, 1, shape, numbers, take, "second"))
 
@@ -60,7 +60,7 @@ class Plus(Scheme):
     ) -> PlusCode:
         check_weight(w)
         before = None if warm is None else _as_plus(warm)
-        wide = w.detach() if w.dtype == torch.float64 else w.detach().float()
+        wide = w.detach().to(number_type(w.dtype))
         first = self.first.project(wide, metric, warm=before and before.first, rate=rate)
         left = wide - first.decode()
         second = self.second.project(left, metric, warm=before and before.second, rate=rate)

@@ -9,17 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.floats import Floats, narrow
+from featherweight.schemes.floats import Floats, positive, stored
 from featherweight.schemes.uniform import (
     Granularity,
     PerChannel,
     PerTensor,
     block_count,
+    blocked,
     blocks,
     granularity_of,
     spread_of,
@@ -106,7 +107,7 @@ class TableCode(Code):
                 f"a table code of shape {shape} has no settings {layout.settings} and {len(layout.parts)} parts"
             )
         indices = take("indices", shape, len(table.numbers)).to(torch.int16)
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         scales = read_part(layout, 0, (block_count(granularity, shape),), numbers, take, "scales")
         return cls(shape, dtype, indices, scales, table, granularity)
 
@@ -130,15 +131,12 @@ class Tabled(Scheme):
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> TableCode:
         check_weight(w)
-        matrix = blocks(w.detach(), self.granularity)
-        matrix = matrix if w.dtype == torch.float64 else matrix.float()
+        matrix, d = blocked(w, metric, self.granularity)
         values = self.table.values(matrix.dtype, w.device)
         scales: Code = self._scales(matrix, values) if warm is None else _as_table(warm).scales
         if rate is None:
             indices = _nearest(matrix / scales.decode()[:, None], values)
         else:
-            weights = metric.weights(w)
-            d = None if weights is None else blocks(weights, self.granularity).to(matrix.dtype)
             indices = rate.cheapest(matrix, d, (values * scales.decode()[:, None])[:, :, None].unbind(1))
         kept = unblocked(indices.to(torch.int16), tuple(w.shape), self.granularity)
         return TableCode(tuple(w.shape), w.dtype, kept, scales, self.table, self.granularity)
@@ -152,9 +150,7 @@ class Tabled(Scheme):
         return unblocked(seen * scales, before.shape, self.granularity).to(w.dtype)
 
     def _scales(self, matrix: Tensor, values: Tensor) -> Floats:
-        scales = torch.maximum(matrix.amax(1) / values[-1], matrix.amin(1) / values[0])
-        scales = torch.where(scales > 0, scales, torch.ones_like(scales))
-        return Floats.holding(scales, narrow(scales))
+        return stored(positive(torch.maximum(matrix.amax(1) / values[-1], matrix.amin(1) / values[0])))
 
 
 def _nearest(x: Tensor, values: Tensor) -> Tensor:

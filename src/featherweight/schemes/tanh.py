@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code
+from featherweight.core.code import Code, number_type
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
@@ -36,10 +36,10 @@ class TanhUniform(Scheme):
         if self.bits == 1:
             return Uniform(1).project(w)
         grid = Grid(self.bits, True, True)
-        squashed = _squashed(w.detach() if w.dtype == torch.float64 else w.detach().float())
+        squashed = _squashed(w.detach().to(number_type(w.dtype)))
         levels = grid.nearest(squashed * grid.high).to(torch.int16)
         scale = torch.full((1,), 1 / grid.high, dtype=squashed.dtype, device=w.device)
-        width = Width.FLOAT64 if w.dtype == torch.float64 else Width.FLOAT32
+        width = Width.of(number_type(w.dtype))
         return UniformCode(tuple(w.shape), w.dtype, levels, Floats.holding(scale, width), None, grid, PerTensor())
 
     def through(self, w: Tensor, code: Code) -> Tensor:

@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight
-from featherweight.schemes.floats import Floats, narrow
+from featherweight.schemes.floats import positive, stored
 from featherweight.schemes.uniform import (
     Granularity,
     Grid,
@@ -88,9 +88,9 @@ class ThresholdTernary(Scheme):
     ) -> UniformCode:
         check_weight(w)
         matrix = blocks(w.detach(), self.granularity)
-        size = (matrix if w.dtype == torch.float64 else matrix.float()).abs()
+        size = matrix.to(number_type(w.dtype)).abs()
         over = size > self.share * size.mean(1, keepdim=True)
-        scales = _stored((size * over).sum(1) / over.sum(1).clamp(min=1))
+        scales = stored(positive((size * over).sum(1) / over.sum(1).clamp(min=1)))
         levels = unblocked((over * matrix.sign()).to(torch.int16), tuple(w.shape), self.granularity)
         return UniformCode(tuple(w.shape), w.dtype, levels, scales, None, GRID, self.granularity)
 
@@ -109,14 +109,8 @@ def _best_scales(matrix: Tensor, d: Tensor | None) -> Tensor:
 def _with_scales(w: Tensor, scales: Tensor, granularity: Granularity) -> UniformCode:
     """A code with these scales, and zeros for levels."""
     levels = torch.zeros(w.shape, dtype=torch.int16, device=w.device)
-    numbers = torch.float64 if w.dtype == torch.float64 else torch.float32
-    return UniformCode(tuple(w.shape), w.dtype, levels, _stored(scales.to(numbers)), None, GRID, granularity)
-
-
-def _stored(scales: Tensor) -> Floats:
-    """At the width that holds them; a block of zeros has scale one."""
-    positive = torch.where(scales > 0, scales, torch.ones_like(scales))
-    return Floats.holding(positive, narrow(positive))
+    kept = stored(positive(scales.to(number_type(w.dtype))))
+    return UniformCode(tuple(w.shape), w.dtype, levels, kept, None, GRID, granularity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +149,7 @@ class TernaryCode(Code):
             )
         levels = take("levels", shape, 3).to(torch.int16) - 1
         count = (block_count(granularity, shape),)
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         plus, minus = (read_part(layout, i, count, numbers, take, name) for i, name in enumerate(("plus", "minus")))
         return cls(shape, dtype, levels, plus, minus, granularity)
 
@@ -184,12 +178,12 @@ class TrainedTernary(Scheme):
     ) -> TernaryCode:
         check_weight(w)
         matrix = blocks(w.detach(), self.granularity)
-        matrix = matrix if w.dtype == torch.float64 else matrix.float()
+        matrix = matrix.to(number_type(w.dtype))
         levels = self._levels(matrix)
         if warm is not None:
             plus, minus = _as_ternary(warm).plus, _as_ternary(warm).minus
         else:
-            plus, minus = (_stored(_mean(matrix.abs(), levels == sign)) for sign in (1, -1))
+            plus, minus = (stored(positive(_mean(matrix.abs(), levels == sign))) for sign in (1, -1))
         kept = unblocked(levels, tuple(w.shape), self.granularity)
         return TernaryCode(tuple(w.shape), w.dtype, kept, plus, minus, self.granularity)
 

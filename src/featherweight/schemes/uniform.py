@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, part_streams, read_part
+from featherweight.core.code import Code, Layout, Stream, Take, direct, latent, number_type, part_streams, read_part
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.floats import Floats, narrow, rounded
+from featherweight.schemes.floats import Floats, narrow, positive, rounded, stored
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,13 @@ def blocks(w: Tensor, granularity: Granularity) -> Tensor:
                     f"{tuple(w.shape)}); use a divisor, or PerChannel"
                 )
             return w.reshape(-1, size)
+
+
+def blocked(w: Tensor, metric: Metric, granularity: Granularity) -> tuple[Tensor, Tensor | None]:
+    """A weight, and the weights of a diagonal metric where there are some, as :func:`blocks` of the numbers' type."""
+    matrix = blocks(w.detach(), granularity).to(number_type(w.dtype))
+    weights = metric.weights(w)
+    return matrix, None if weights is None else blocks(weights, granularity).to(matrix.dtype)
 
 
 def _row(shape: tuple[int, ...]) -> int:
@@ -216,7 +223,7 @@ class UniformCode(Code):
         levels = take("levels", shape, grid.alphabet).to(torch.int16) * grid.step + grid.low
         count = block_count(granularity, shape)
         zeros = None if grid.symmetric else take("zeros", (count,), grid.alphabet).to(torch.int16)
-        numbers = torch.float64 if dtype == torch.float64 else torch.float32
+        numbers = number_type(dtype)
         scales = read_part(layout, 0, (count,), numbers, take, "scales")
         return cls(shape, dtype, levels, scales, zeros, grid, granularity)
 
@@ -255,10 +262,7 @@ class Uniform(Scheme):
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> UniformCode:
         check_weight(w)
-        matrix = blocks(w.detach(), self.granularity)
-        matrix = matrix.float() if w.dtype != torch.float64 else matrix
-        weights = metric.weights(w)
-        d = None if weights is None else blocks(weights, self.granularity).to(matrix.dtype)
+        matrix, d = blocked(w, metric, self.granularity)
         if warm is not None:
             scales, zeros = _as_uniform(warm).scales, _as_uniform(warm).zeros
         else:
@@ -301,14 +305,14 @@ class Uniform(Scheme):
         if not self.symmetric:
             low, high = matrix.amin(1).clamp(max=0), matrix.amax(1).clamp(min=0)
             # Scales round down and halves up: else an outermost level could go unused.
-            scales = _stored_below(_positive((high.double() - low.double()) / self.grid.high), matrix.dtype)
+            scales = _stored_below(positive((high.double() - low.double()) / self.grid.high), matrix.dtype)
             return scales, (-low / scales.values + 0.5).floor().clamp(0, self.grid.high).to(torch.int16)
         if self.bits == 1:
             weights = torch.ones_like(matrix) if d is None else d
             mean = (weights * matrix.abs()).sum(1) / weights.sum(1).clamp(min=torch.finfo(matrix.dtype).tiny)
-            return _stored(_positive(mean)), None
-        covering = _positive(matrix.abs().amax(1) / self.grid.high)
-        return _stored(_power_of_two(covering) if self.fit is Fit.POWER_OF_TWO else covering), None
+            return stored(positive(mean)), None
+        covering = positive(matrix.abs().amax(1) / self.grid.high)
+        return stored(_power_of_two(covering) if self.fit is Fit.POWER_OF_TWO else covering), None
 
     def _levels(
         self, matrix: Tensor, d: Tensor | None, scales: Tensor, zeros: Tensor | None, rate: Rate | None
@@ -327,20 +331,11 @@ def _power_of_two(values: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(values), exponent - (mantissa == 0.5).to(exponent.dtype))
 
 
-def _stored(values: Tensor) -> Floats:
-    return Floats.holding(values, narrow(values))
-
-
 def _stored_below(values: Tensor, dtype: torch.dtype) -> Floats:
     """``values``, in float64, at the width that holds them, none above what it was; held in ``dtype``."""
     width = narrow(values)
     nearest, lower = (rounded(values * factor, width) for factor in (1, 1 - torch.finfo(width.dtype).eps / 2))
     return Floats.holding(torch.where(nearest > values, lower, nearest).to(dtype), width)
-
-
-def _positive(scales: Tensor) -> Tensor:
-    """A block of zeros gets scale one, so that no level is divided by zero."""
-    return torch.where(scales > 0, scales, torch.ones_like(scales))
 
 
 def _scaled_gradient(x: Tensor, factor: float) -> Tensor:

@@ -6,6 +6,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.least_squares import LeastSquares
 from featherweight.activations.ranges import Observer
 from featherweight.activations.repairs import BiasCorrection, Equalize
@@ -92,6 +93,28 @@ def weight_only(
     return Recipe(f"int{bits}-weights", (replace(quantize, edit=FoldNorms()), _side()))
 
 
+def dynamic(
+    weights: int = 8,
+    *,
+    exceptions: Mapping[str, int] = NONE,
+    exclude: tuple[str, ...] = (),
+    sweep: bool | None = None,
+    correct: bool | None = None,
+    batches: int = 4,
+) -> Recipe:
+    """Weights to ``weights`` bits; what linear layers take in to eight, over the range of each batch as it comes.
+
+    At 8 bits it needs no data: ranges are found while the model runs, on an engine too. Convolutions have integer
+    weights and float activations. One sample's levels depend on the batch that it is in. All else is as in
+    :func:`post_training`.
+    """
+    low = min((weights, *exceptions.values())) < 8
+    sweep, correct = low if sweep is None else sweep, low if correct is None else correct
+    quantize = _quantize(weights, PerChannel(), exceptions, exclude, sweep, correct, batches)
+    quantize = replace(quantize, edit=FoldNorms(), tap=DynamicRanges(exclude=exclude, required=False))
+    return Recipe(f"int{weights}-dynamic", (quantize, _side()))
+
+
 def _quantize(
     bits: int,
     spread: Granularity,
@@ -120,6 +143,7 @@ def _side() -> Stage:
 PRECISIONS: Mapping[str, Callable[[], Recipe]] = MappingProxyType(
     {
         "int8": post_training,
+        "int8-dynamic": dynamic,
         "int8-weights": partial(weight_only, 8),
         "int4-weights": partial(weight_only, 4),
     }
