@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError, SeenDataWarning, TaskError
-from featherweight.core.stage import Budget, Recipe
+from featherweight.core.stage import Budget, Priced, Recipe
 from featherweight.core.task import Batch, Data, Example, Task
 from featherweight.result import Result, compare
 from featherweight.run import run
 from featherweight.search.budget import Effort, Tell, doubt_of_drop, search
 from featherweight.search.sensitivity import fall_back
+from featherweight.search.waterline import within
 from featherweight.training.loop import Watch
 
 EFFORT = Effort()
@@ -24,7 +25,7 @@ EFFORT = Effort()
 
 def compress(
     subject: Task | nn.Module,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Priced | None = None,
     budget: Budget | None = None,
     *,
     example: Example | Mapping[str, Any] | Sequence[Any] | Tensor | None = None,
@@ -39,10 +40,11 @@ def compress(
 ) -> Result:
     """Make the model of a task, or a bare model, small.
 
-    With ``recipe``, its stages are carried out. Where a ``budget`` beside it limits the drop, and a recipe without
-    learning exceeds it, its worst layers fall back to floats (:func:`featherweight.search.sensitivity.fall_back`). With
-    ``budget`` alone, one scheme a tensor is chosen by a rate-distortion rule within the limits
-    (:func:`featherweight.search.budget.search`).
+    With ``recipe``, its stages are carried out. One that is :class:`featherweight.core.stage.Priced` is tried at
+    prices of a bit until it fills the ``budget`` (:func:`featherweight.search.waterline.within`). Where a ``budget``
+    beside it limits the drop, and a recipe without learning exceeds it, its worst layers fall back to floats
+    (:func:`featherweight.search.sensitivity.fall_back`). With ``budget`` alone, one scheme a tensor is chosen by a
+    rate-distortion rule within the limits (:func:`featherweight.search.budget.search`).
 
     A bare model comes with an ``example`` of its input: a tensor, a sequence of arguments, or a mapping of keyword
     arguments. ``calibration`` are batches of inputs, labels or not; ``evaluate(model)`` gives its quality, higher is
@@ -62,6 +64,8 @@ def compress(
             warnings.warn(doubt, SeenDataWarning, stacklevel=2)
     else:
         task, model = bare_task(subject, example, calibration, evaluate, train, loss), subject
+    if isinstance(recipe, Priced) and budget is None:
+        recipe = recipe.at(recipe.price)
     if recipe is None:
         if budget is None:
             raise BudgetError("give a recipe, or a budget: Budget(size=bytes) or Budget(drop=loss of quality)")
@@ -69,12 +73,19 @@ def compress(
             raise BudgetError("a search has no checkpoint: its trials are short; give a recipe to resume a long run")
         trial = search(model, task, budget, effort, watch=watch, tell=tell)
         recipe, student, coverage = trial.recipe, trial.student, trial.coverage
+    elif isinstance(recipe, Priced) and budget is not None:
+        if checkpoint is not None:
+            raise BudgetError("a recipe with limits runs again and again, and has no checkpoint")
+        trial = within(model, task, recipe, budget, watch=watch, tell=tell)
+        recipe, student, coverage = trial.recipe, trial.student, trial.coverage
     elif budget is not None and budget.drop is not None:
         if checkpoint is not None:
             raise BudgetError("a recipe with a limit on the drop may run again and again, and has no checkpoint")
+        assert not isinstance(recipe, Priced)
         trial = fall_back(model, task, recipe, budget.drop, watch=watch, tell=tell)
         recipe, student, coverage = trial.recipe, trial.student, trial.coverage
     else:
+        assert not isinstance(recipe, Priced)
         folder = Path(checkpoint) if checkpoint is not None else None
         student, coverage = run(model, task, recipe, folder=folder, watch=watch)
     result = Result(student, task, recipe, coverage, *compare(task, model, student))

@@ -40,6 +40,7 @@ from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
+from featherweight.schemes.waterfilling import Waterfilling
 
 Start_ = Callable[[Tensor, Metric], Tensor]
 """(weight, metric) -> the decoded tensor that a local scheme's documentation says it starts from."""
@@ -212,6 +213,8 @@ TABLE: dict[str, Entry] = {
     "ternary by a threshold": Entry(ThresholdTernary()),
     "trained ternary": Entry(TrainedTernary(0.2)),
     "trained ternary a group": Entry(TrainedTernary(0.05, PerGroup(4)), divides=4),
+    "waterfilling": Entry(Waterfilling(1e-3)),
+    "waterfilling, few bits": Entry(Waterfilling(1e-6, bits=4, headroom=1.0)),
     "dynamic tree": Entry(Tabled()),
     "minifloat a channel": Entry(Tabled(Table.MINIFLOAT, PerChannel()), min_dims=1),
     "best codebook of 1": Entry(Codebook(1, Optimal())),

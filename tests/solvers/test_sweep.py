@@ -14,7 +14,6 @@ from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
 from featherweight.solvers.sweep import ColumnSweep, sweep
 
 
-
 @dataclass(frozen=True)
 class Alone:
     """A rule that looks at one column and no costs."""

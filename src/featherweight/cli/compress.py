@@ -14,7 +14,7 @@ from featherweight.cli.sizes import parse_size
 if TYPE_CHECKING:
     from torch import nn
 
-    from featherweight.core.stage import Budget, Recipe
+    from featherweight.core.stage import Budget, Priced, Recipe
     from featherweight.core.task import Task
     from featherweight.report.summary import Summary
     from featherweight.result import Result
@@ -57,7 +57,8 @@ def compress(
     """Make the model of a task small and write it as a .fwt file.
 
     With --recipe, by a published method or to a given precision; --max-drop beside it lets the layers that mind most
-    stay floats. With --max-size, --max-drop or both alone, by a search for a scheme a tensor.
+    stay floats. A recipe with a price of a bit (watersic) takes --max-size and --max-drop: the price is then searched.
+    With --max-size, --max-drop or both alone, by a search for a scheme a tensor.
     """
     _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint)
     from featherweight.core.stage import Budget
@@ -65,7 +66,7 @@ def compress(
     from featherweight.tasks import find
 
     found = find(task)
-    chosen = recipe_of(recipe, found) if recipe is not None else None
+    chosen = _chosen(recipe, found, max_size, max_drop)
     budget = None if max_size is None and max_drop is None else Budget(max_size, max_drop)
     effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
     if dry_run:
@@ -90,12 +91,27 @@ def _check_usage(
     limited = max_size is not None or max_drop is not None
     if recipe is None and not limited:
         raise typer.BadParameter("give either --recipe NAME, or limits: --max-size SIZE, --max-drop DROP, or both")
-    if recipe is not None and max_size is not None:
-        raise typer.BadParameter("--max-size is of a search; beside --recipe only --max-drop can be given")
     if recipe is not None and (trials or epochs):
         raise typer.BadParameter("--trials and --epochs are of a search; a recipe has its own number of epochs")
     if limited and checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for one run of a --recipe; limits make several, and short ones")
+
+
+def _chosen(name: str | None, task: "Task", max_size: int | None, max_drop: float | None) -> "Recipe | Priced | None":
+    """The recipe of this name; at any price of a bit, where there are limits and it has one."""
+    from featherweight.papers import find
+    from featherweight.search.precision import PRECISIONS
+
+    if name is None:
+        return None
+    priced = None if name in PRECISIONS else find(name, also=PRECISIONS).priced
+    if priced is not None and (max_size is not None or max_drop is not None):
+        return priced(task.name if task.number is not None else "")
+    if max_size is not None:
+        raise typer.BadParameter(
+            "--max-size is of a search, or of a recipe with a price of a bit (watersic); this one has no number to turn"
+        )
+    return recipe_of(name, task)
 
 
 def recipe_of(name: str, task: "Task") -> "Recipe":
@@ -109,7 +125,7 @@ def recipe_of(name: str, task: "Task") -> "Recipe":
 
 
 def carry_out(
-    task: "Task", recipe: "Recipe | None", budget: "Budget | None", effort: "Effort", checkpoint: Path | None
+    task: "Task", recipe: "Recipe | Priced | None", budget: "Budget | None", effort: "Effort", checkpoint: Path | None
 ) -> "tuple[Result, nn.Module]":
     """Compress with progress on stderr; the original model, built once, comes along."""
     from featherweight.cli.progress import Bars
@@ -148,17 +164,21 @@ def print_result(told: "Summary", path: Path, as_json: bool) -> None:
 
 
 def _print_plan(
-    task: "Task", recipe: "Recipe | None", budget: "Budget | None", effort: "Effort", as_json: bool
+    task: "Task", recipe: "Recipe | Priced | None", budget: "Budget | None", effort: "Effort", as_json: bool
 ) -> None:
     from featherweight.core.plan import plan
+    from featherweight.core.stage import Priced
     from featherweight.report import outlook
 
     model = task.architecture()
     if recipe is not None:
-        planned = plan(model, recipe)
+        planned = plan(model, recipe.at(recipe.price) if isinstance(recipe, Priced) else recipe)
         record: dict[str, Any] = outlook.plan_record(planned)
         lines = [*outlook.plan_lines(planned)]
-        if budget is not None:
+        if isinstance(recipe, Priced):
+            record["price"] = recipe.price
+            lines.append(f"tried at prices of a bit from {recipe.price:g} on, until a file keeps to the limits")
+        elif budget is not None:
             record |= {"max_drop": budget.drop, "judged_on": outlook.judged_on(task)}
             lines += outlook.fall_back_lines(task, budget)
     else:

@@ -88,11 +88,11 @@ class Full(Metric):
     """``Σ_r g_r (w_r − v_r) H (w_r − v_r)ᵀ`` over the rows ``r`` of the weight, flattened to [rows, columns].
 
     hessian  ``H = E[x xᵀ]``, [columns, columns]: with ``g = 1`` the mean squared error of a linear layer's output over
-             inputs ``x``. Or [groups, columns, columns], one for every run of ``rows / groups`` rows, as the groups of a
-             convolution have
-    rows     ``g``, [rows]: how much an error of each output counts; ``None`` for ones. With the outputs' curvature it is
-             the Kronecker-factored curvature of the loss, its second factor a diagonal (Martens and Grosse 2015, arXiv
-             1503.05671)
+             inputs ``x``. Or [groups, columns, columns], one for every run of ``rows / groups`` rows, as the groups of
+             a convolution have
+    rows     ``g``, [rows]: how much an error of each output counts; ``None`` for ones. With the outputs' curvature it
+             is the Kronecker-factored curvature of the loss, its second factor a diagonal (Martens and Grosse 2015,
+             arXiv 1503.05671)
 
     The column sweep of ``featherweight.solvers.sweep`` projects in it.
     """
@@ -148,7 +148,8 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(h)
     if bool(failed.any()):
         raise SchemeError("the second moment of inputs is not positive definite: raise the damping")
-    return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    return upper
 
 
 @dataclass(frozen=True, eq=False)

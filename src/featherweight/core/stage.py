@@ -448,6 +448,21 @@ class Recipe:
         return sum(stage.training.epochs for stage in self.stages if stage.training is not None)
 
 
+@dataclass(frozen=True, eq=False)
+class Priced:
+    """A recipe with one number that trades size for quality everywhere: ``at(λ)``, λ the price of a bit.
+
+    ``price`` is the one that is taken where no limit asks for another.
+    """
+
+    at: Callable[[float], Recipe]
+    price: float
+
+    def __post_init__(self) -> None:
+        if not self.price > 0:
+            raise SelectionError(f"a price of {self.price} a bit; give one above 0")
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits. ``size`` in bytes of the saved file; ``drop`` in the task's own unit, measured on the selection data."""

@@ -104,12 +104,14 @@ class Kronecker(MetricRule):
         total: dict[str, Tensor] = {}
         samples = 0
         leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
+
+        def swapped(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(student.base, leaves, args, kwargs)
+
         with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
             for batch in _batches(student, task, self.batches):
                 with _outputs(layers) as outputs:
-                    result = _run(
-                        lambda *args, **kwargs: torch.func.functional_call(student.base, leaves, args, kwargs), batch, task
-                    )
+                    result = _run(swapped, batch, task)
                 for draw in range(self.draws):
                     value, count = _probe(result, task)
                     samples += count
@@ -137,6 +139,8 @@ def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
     found = [each.float() for each in tensors_of(outputs)]
     if not found:
         raise TaskError(f"the model of task {task.name!r} has no floating-point output to measure")
+    if not all(bool(torch.isfinite(each).all()) for each in found):
+        raise SchemeError(f"outputs of task {task.name!r} are not finite: look for NaN in model and calibration data")
     samples = len(found[0]) if found[0].ndim else 1
     if task.quality.counts and len(found) == 1:
         logarithms = found[0].log_softmax(-1)
@@ -278,8 +282,9 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
                 for lead, each in ((1, layer.kernel_size), (1, layer.dilation), (0, layer.padding), (1, layer.stride))
             )
             unfolded = F.unfold(x.unsqueeze(2) if flat else x, kernel, dilation, padding, stride)
-            parts = unfolded.unflatten(1, (layer.groups, -1))  # [n, groups, columns, positions]
-            return parts.permute(1, 0, 3, 2).flatten(1, 2)
+            parts = unfolded.reshape(len(unfolded), layer.groups, -1, unfolded.shape[-1])
+            rows: Tensor = parts.permute(1, 0, 3, 2).flatten(1, 2)
+            return rows
         case _:
             raise SchemeError(
                 f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out"
@@ -290,5 +295,5 @@ def patches(layer: nn.Module, x: Tensor) -> Tensor:
     """:func:`grouped_inputs` of a layer with one group: [n, columns]."""
     rows = grouped_inputs(layer, x)
     if len(rows) > 1:
-        raise SchemeError(f"a {type(layer).__name__} of {len(rows)} groups has no one set of inputs; leave its weight out")
+        raise SchemeError(f"a {type(layer).__name__} of {len(rows)} groups has several inputs; leave it out")
     return rows[0]

@@ -43,6 +43,7 @@ from featherweight.papers import (
     ternary_weight_networks,
     tf_contrib_quantize,
     ttq,
+    watersic,
     xnor_net,
     zipml,
 )
@@ -65,6 +66,7 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "lc-pruning": lc_pruning.paper,
     "soft-weight-sharing": soft_weight_sharing.paper,
     "gptq": gptq.paper,
+    "watersic": watersic.paper,
     "qat-jacob": qat_jacob.paper,
     "qnn": qnn.paper,
     "hwgq": hwgq.paper,

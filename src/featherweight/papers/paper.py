@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from featherweight.core.stage import Claim, Recipe, Reference
+from featherweight.core.stage import Claim, Priced, Recipe, Reference
 
 __all__ = ["Claim", "Paper"]
 
@@ -13,7 +13,8 @@ class Paper:
     """A published method. ``recipe(task name)`` is ours for that task; ``tasks`` are those it was tuned on, best first.
 
     ``recipe("")`` is the general one, for any model. ``stand_ins`` are the tasks on which the recipe was measured in
-    place of the paper's own data; without any, the first of ``tasks``.
+    place of the paper's own data; without any, the first of ``tasks``. ``priced`` is for methods with one price of a
+    bit: the recipe for a task at any price.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Paper:
     recipe: Callable[[str], Recipe]
     deviations: tuple[str, ...] = ()
     stand_ins: tuple[str, ...] = ()
+    priced: Callable[[str], Priced] | None = None
 
     @property
     def measured_on(self) -> tuple[str, ...]:

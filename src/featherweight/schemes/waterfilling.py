@@ -63,10 +63,8 @@ class Waterfilling(Scheme):
         """Scales and a grid for ``w``; all levels zero."""
         granularity = PerChannel(0) if w.ndim > 1 else PerTensor()
         matrix = blocks(w.double(), granularity)
-        costs = metric.sensitivity(w)
-        costs = torch.ones(w.shape[0], dtype=torch.float64) if costs is None else costs.double()
-        costs = costs if w.ndim > 1 else costs.clamp(min=1e-30).log().mean().exp()[None]
-        steps = (6 * self.price / math.log(2) / costs.to(w.device).clamp(min=1e-30)).sqrt()
+        costs = _costs(w, metric)
+        steps = (6 * self.price / math.log(2) / costs.clamp(min=1e-30)).sqrt()
         steps = steps.clamp(max=1e30).to(torch.bfloat16).double()
         largest = matrix.abs().amax(1)
         high = Grid(self.bits, True).high
@@ -78,3 +76,13 @@ class Waterfilling(Scheme):
         scales = Floats.holding(steps.to(numbers), Width.BFLOAT16)
         nothing = torch.zeros(w.shape, dtype=torch.int16, device=w.device)
         return UniformCode(tuple(w.shape), w.dtype, nothing, scales, None, grid, granularity)
+
+
+def _costs(w: Tensor, metric: Metric) -> Tensor:
+    """What an error costs in each block that has a scale, float64: in each row; in the whole of a vector."""
+    if w.ndim > 1:
+        costs = metric.sensitivity(w)
+        return torch.ones(w.shape[0], dtype=torch.float64, device=w.device) if costs is None else costs.to(w.device)
+    weights = metric.weights(w)
+    each = torch.ones_like(w, dtype=torch.float64) if weights is None else weights.double().clamp(min=1e-30)
+    return each.log().mean().exp().reshape(1)

@@ -29,9 +29,7 @@ class ColumnRule(Protocol):
 
 
 @torch.no_grad()
-def sweep(
-    w: Tensor, hessian: Tensor, rule: ColumnRule, rows: Tensor | None = None, damping: float = DAMPING
-) -> Tensor:
+def sweep(w: Tensor, hessian: Tensor, rule: ColumnRule, rows: Tensor | None = None, damping: float = DAMPING) -> Tensor:
     """Minimise ``Σ_r g_r (w_r − q_r) H (w_r − q_r)ᵀ`` over ``Q`` whose columns ``rule`` can write, from left to right.
 
     After column ``j`` is written, all later ones take ``w_k −= (w_j − q_j) U_jk / U_jj``, the exact minimiser for fixed
@@ -64,9 +62,9 @@ class ColumnSweep(Projector):
     """Project in the full metric: scales and centroids from the scheme's own projection, symbols from the sweep.
 
     The column rule is the scheme's own warm projection of one column, so any scheme whose warm projection chooses every
-    symbol by itself can be swept: uniform, ternary, powers of two, codebooks. Of a :class:`Sparse` scheme the support is
-    chosen too, run of columns by run of columns as the sweep reaches them, by ``w²/U_jj²`` (Frantar and Alistarh 2023,
-    arXiv 2301.00774), and its survivors are written by their own scheme: pruning and quantizing in one sweep.
+    symbol by itself can be swept: uniform, ternary, powers of two, codebooks. Of a :class:`Sparse` scheme the support
+    is chosen too, run of columns by run of columns as the sweep reaches them, by ``w²/U_jj²`` (Frantar and Alistarh
+    2023, arXiv 2301.00774), and its survivors are written by their own scheme: pruning and quantizing in one sweep.
 
     With ``price`` λ, symbols minimise ``g (w − q)² / U_jj² + λ bits``, by the bits of the symbols that the sweep before
     ended with, ``rounds`` times. The result is never worse than rounding to nearest in the metric (with λ: than the

@@ -1,0 +1,109 @@
+"""One price of a bit for a whole model: found on the real bytes of files."""
+
+import math
+from collections.abc import Callable
+
+from torch import nn
+
+from featherweight.core.compressed import Compressed
+from featherweight.core.errors import BudgetError
+from featherweight.core.stage import Budget, Priced
+from featherweight.core.task import Task
+from featherweight.result import encode
+from featherweight.run import run
+from featherweight.search.budget import Tell, Trial, standing, unit, widest_claims
+from featherweight.training.loop import Watch
+
+TRIALS = 12
+FULL = 0.985
+"""A file that fills so much of the limit is good enough."""
+
+
+def within(
+    model: nn.Module,
+    task: Task,
+    priced: Priced,
+    budget: Budget,
+    *,
+    watch: Watch | None = None,
+    tell: Tell | None = None,
+) -> Trial:
+    """The recipe at the price whose file fills ``budget.size``, or is the smallest within ``budget.drop``.
+
+    Where errors add up, all tensors at one price λ are the best model of their size (Shoham and Gersho 1988, Efficient
+    bit allocation for an arbitrary set of quantizers), so that λ is all there is to search. Prices are tried from the
+    recipe's own in steps of four until two of them straddle the limit; sizes are then interpolated in ``log λ``, drops
+    bisected. Drops are measured on the selection data. Raises ``BudgetError`` with the nearest trial where none is
+    good.
+    """
+    original = Compressed(model).eval()
+    before = standing(original, original, task)
+    trials: dict[float, Trial] = {}
+
+    def attempt(price: float) -> Trial:
+        recipe = priced.at(price)
+        student, coverage = run(model, task, recipe, watch=watch)
+        size = len(encode(student, task, recipe, widest_claims(task)))
+        trials[price] = Trial(recipe, student, coverage, size, before - standing(student, original, task))
+        if tell is not None:
+            tell(trials[price])
+        return trials[price]
+
+    def good(trial: Trial) -> bool:
+        small = budget.size is None or trial.size <= budget.size
+        return small and (budget.drop is None or trial.drop <= budget.drop)
+
+    _search(priced.price, attempt, budget)
+    fitting = [trial for trial in trials.values() if good(trial)]
+    if not fitting:
+        raise BudgetError(_missed(list(trials.values()), budget, task))
+    if budget.size is None:
+        return min(fitting, key=lambda trial: trial.size)
+    return max(fitting, key=lambda trial: trial.size)
+
+
+def _search(start: float, attempt: Callable[[float], Trial], budget: Budget) -> None:
+    """Try prices until two that straddle the limit are close; a higher price makes a smaller file and a larger drop."""
+
+    def fits(trial: Trial) -> bool:
+        if budget.size is not None:
+            return trial.size <= budget.size
+        assert budget.drop is not None
+        return trial.drop > budget.drop  # a higher price: a smaller file, a larger drop
+
+    price, low, high = start, None, None  # `low` does not fit, `high` does
+    sizes: dict[float, int] = {}
+    for _ in range(TRIALS):
+        trial = attempt(price)
+        sizes[price] = trial.size
+        low, high = (low, price) if fits(trial) else (price, high)
+        if budget.size is not None and FULL * budget.size <= trial.size <= budget.size:
+            return
+        if high is not None and low is not None and high / low < 1.05:
+            return
+        if low is None:
+            assert high is not None
+            price = high / 4
+        elif high is None:
+            price = low * 4
+        else:
+            price = _between(low, high, sizes, budget.size)
+
+
+def _between(low: float, high: float, sizes: dict[float, int], size: int | None) -> float:
+    """A price between two, in logarithms: where a straight line of sizes meets the limit, or halfway."""
+    share = 0.5
+    if size is not None and sizes[low] > sizes[high]:
+        aim = size * (1 + FULL) / 2
+        share = min(max((sizes[low] - aim) / (sizes[low] - sizes[high]), 0.1), 0.9)
+    return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+
+
+def _missed(trials: list[Trial], budget: Budget, task: Task) -> str:
+    limits = [f"{budget.size} bytes"] if budget.size is not None else []
+    limits += [f"a drop of {budget.drop:g} {unit(task)}"] if budget.drop is not None else []
+    near = min(trials, key=lambda trial: trial.drop if budget.size is None else trial.size)
+    return (
+        f"recipe {near.recipe.name!r} does not keep to {' and '.join(limits)} at any price; the nearest "
+        f"of {len(trials)} trials has {near.size} bytes and a drop of {near.drop:.3g} {unit(task)}: loosen a limit"
+    )
