@@ -4,11 +4,13 @@ import torch
 from torch import nn
 
 from featherweight import file
+from featherweight.core.stage import Recipe, everywhere
 from featherweight.core.task import measure
-from featherweight.papers import product_quantization, vector_quantization_cnn
+from featherweight.papers import product_quantization, q_cnn, vector_quantization_cnn
 from featherweight.run import run
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import Product, ProductCode
+from featherweight.search.budget import nearness
 from featherweight.tasks import find
 
 DIGITS = find("digits")
@@ -43,3 +45,19 @@ def test_codes_of_dense_layers_side_by_side(digits_model: nn.Module) -> None:
     assert errors["segments"] < 0.9 * errors["signs"]
     assert errors["rows and residuals"] < 0.95 * errors["rows"]
     assert errors["scalars"] < 0.3 < errors["segments"]
+
+
+def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: nn.Module) -> None:
+    """Wu et al. 2016: weights are farther than by k-means, outputs nearer; nearer still with error correction."""
+    scheme = Product(4, 6)
+    plain = Recipe("plain", (everywhere("quantize", scheme),))
+    recipes = [plain] + [q_cnn.recipe("digits", size=6, corrected=corrected) for corrected in (False, True)]
+    weights, outputs = [], []
+    for recipe in recipes:
+        student, (coverage,) = run(digits_model, DIGITS, recipe)
+        assert all(isinstance(code, ProductCode) for code in student.codes.values())
+        weights.append(coverage.touched["conv3.weight"])
+        outputs.append(100 - nearness(student, digits_model, DIGITS))
+    assert weights[0] < weights[1]
+    assert outputs[2] < 0.9 * outputs[1] and outputs[1] < 0.6 * outputs[0]
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
