@@ -41,6 +41,7 @@ from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
+from featherweight.solvers.surgeon import Surgeon
 
 Start_ = Callable[[Tensor, Metric], Tensor]
 """(weight, metric) -> the decoded tensor that a local scheme's documentation says it starts from."""
@@ -243,6 +244,7 @@ TABLE: dict[str, Entry] = {
     "a random half quantized": Entry(Incremental(Codebook(2), Choice.RANDOM, 0.5)),
     "all quantized": Entry(Incremental(Codebook(5, Optimal()))),
     "mixture": Entry(Mixture(5, zero=0.5)),
+    "operated on": Entry(Surgeon(0.5)),
     "products of pairs": Entry(Product(2, 3), min_dims=2),
     "products of outputs": Entry(Product(3, 4, dimension=0), min_dims=1),
     "one codebook of fours": Entry(Product(4, 5, shared=True), min_dims=2),

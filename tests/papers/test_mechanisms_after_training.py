@@ -1,12 +1,16 @@
 """What the papers on compression without a training run are about, at work on the digits."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import nn
 
 from featherweight import file
-from featherweight.core.stage import Recipe, everywhere
+from featherweight.core.stage import MagnitudeRule, OneShot, Recipe, Training, everywhere
 from featherweight.core.task import measure
-from featherweight.papers import product_quantization, q_cnn, vector_quantization_cnn
+from featherweight.metrics.diagonal import Curvature
+from featherweight.papers import optimal_brain_damage, product_quantization, q_cnn, vector_quantization_cnn
 from featherweight.run import run
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import Product, ProductCode
@@ -61,3 +65,29 @@ def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: n
     assert weights[0] < weights[1]
     assert outputs[2] < 0.9 * outputs[1] and outputs[1] < 0.6 * outputs[0]
     assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def test_damage_by_curvature_raises_the_loss_less_than_by_magnitude(digits_model: nn.Module) -> None:
+    """LeCun et al. 1990, figure 1: without retraining, at the same number of deletions."""
+    (stage,) = optimal_brain_damage.recipe("digits", share=0.5).stages
+    rises = []
+    for metric in (MagnitudeRule(), Curvature(), stage.metric):
+        untaught = replace(stage, metric=metric, training=None, schedule=OneShot())
+        student, _ = run(digits_model, DIGITS, Recipe("prune", (untaught,)))
+        kept = sum(int((student.weight(name) != 0).sum()) for name in student.codes)
+        assert kept == pytest.approx(0.5 * 72_608, abs=1)
+        rises.append(loss(student) - loss(digits_model))
+    assert rises[2] < 0.5 * rises[0]
+
+
+def test_damage_in_rounds_with_training_keeps_the_network(digits_model: nn.Module) -> None:
+    recipe = optimal_brain_damage.recipe("digits", share=0.9, rounds=4)
+    short = replace(recipe, stages=(replace(recipe.stages[0], training=Training(16, 1e-3)),))
+    student, _ = run(digits_model, DIGITS, short)
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def loss(model: nn.Module) -> float:
+    assert DIGITS.loss is not None
+    with torch.no_grad():
+        return sum(float(DIGITS.loss(model(batch[0]), batch)) for batch in DIGITS.calibration_data())
