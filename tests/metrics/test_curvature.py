@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.task import Example, Task
-from featherweight.metrics.curvature import BackpropagatedCurvature
+from featherweight.metrics.curvature import BackpropagatedCurvature, squared_error
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -163,7 +163,7 @@ def test_operations_without_a_rule_are_named() -> None:
 
 def test_a_loss_is_needed() -> None:
     model = made(nn.Linear(4, 2))
-    with pytest.raises(TaskError, match="Curvature"):
+    with pytest.raises(TaskError, match="squared_error"):
         BackpropagatedCurvature().measure(
             Compressed(model), ["0.weight"], task(model, inputs(3, 4), inputs(3, 2), None)
         )
@@ -180,3 +180,11 @@ def test_saliency_is_the_rise_of_the_loss_for_small_changes(outputs: int) -> Non
         w[row, column] += 1e-3
         rise = half_square(functional(model, "0.weight", x)(w), (x, y)).detach()
         assert float(rise) == pytest.approx(0.5e-6 * float(h[row, column]), rel=1e-2)
+
+
+def test_the_squared_error_asks_for_no_labels_and_no_loss() -> None:
+    model, x = ONE_PATH["tanh"]()
+    y = inputs(8, 3)
+    rule = BackpropagatedCurvature(squared_error)
+    found = rule.measure(Compressed(model), ["0.weight"], task(model, x, y, None))["0.weight"]
+    close(found.weights(torch.zeros(7, 5)), measured(model, x, y, half_square)["0.weight"])  # type: ignore[arg-type]

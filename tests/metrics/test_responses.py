@@ -57,11 +57,11 @@ def test_inputs_are_the_students_and_outputs_the_originals() -> None:
 
 def test_patches_are_drawn_and_bounded() -> None:
     model = Net()
-    found = responses(Compressed(model).eval(), model, "conv.weight", batches=2, samples=20)
-    assert found.inputs.shape == (20, 8) and found.outputs.shape == (20, 3) and not bool(found.bias.any())
-    again = responses(Compressed(model).eval(), model, "conv.weight", batches=2, samples=20)
+    found = responses(Compressed(model).eval(), model, "conv.weight", samples=20)
+    assert found.inputs.shape == (19, 8) and found.outputs.shape == (19, 3) and not bool(found.bias.any())
+    again = responses(Compressed(model).eval(), model, "conv.weight", samples=20)
     assert torch.equal(found.inputs, again.inputs)
-    other = responses(Compressed(model).eval(), model, "conv.weight", batches=2, samples=20, seed=1)
+    other = responses(Compressed(model).eval(), model, "conv.weight", samples=20, seed=1)
     assert not torch.equal(found.inputs, other.inputs)
 
 

@@ -167,9 +167,8 @@ def test_the_metric_is_the_second_order_of_the_outputs() -> None:
     with torch.no_grad():
         hidden = model.first(monk()[0]).tanh()
     expected = (hidden @ torch.linspace(-1, 1, 4)).square().mean()
-    torch.testing.assert_close(
-        float(metric.distance(moved, model.second.weight.detach())), float(expected), rtol=1e-4, atol=0
-    )
+    distance = float(metric.distance(moved, model.second.weight.detach()))
+    assert distance == pytest.approx(float(expected), rel=1e-4)
     assert metric.weights(moved).shape == moved.shape  # type: ignore[union-attr]
     both = found["first.weight"]
     assert isinstance(both, JointInverse) and both.inverse is metric.inverse and both.first == 0 and metric.first == 68

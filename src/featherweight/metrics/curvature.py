@@ -35,7 +35,7 @@ class BackpropagatedCurvature(MetricRule):
     LeCun, Denker and Solla 1990 (NIPS 2), section 2.2, in the Levenberg-Marquardt form, which is never negative. For
     units ``a_i = Σ_j w_ij x_j`` and ``x_i = f(a_i)``
 
-    - at the outputs, ``∂²E/∂x²`` of the task's own loss, output by output,
+    - at the outputs, ``∂²E/∂x²`` of ``loss`` (``None``: the task's own), output by output,
     - ``∂²E/∂a_i² = f'(a_i)² ∂²E/∂x_i²``, without the term ``f''(a_i) ∂E/∂x_i``,
     - ``∂²E/∂x_j² = Σ_i w_ij² ∂²E/∂a_i²``, and ``∂²E/∂w_ij² = ∂²E/∂a_i² x_j²``, summed over all uses of a shared weight.
 
@@ -46,11 +46,13 @@ class BackpropagatedCurvature(MetricRule):
     that the model treats apart, in evaluation mode. Like all diagonals, it is raised by a millionth of its mean.
     """
 
+    loss: Callable[[Any, Any], Tensor] | None = None
     batches: int = 32
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
-        if task.loss is None:
-            raise TaskError(f"second derivatives need a loss, and task {task.name!r} has none; use Curvature")
+        loss = self.loss or task.loss
+        if loss is None:
+            raise TaskError(f"second derivatives need a loss, and task {task.name!r} has none; take squared_error")
         leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         count = 0
@@ -60,7 +62,7 @@ class BackpropagatedCurvature(MetricRule):
                 with squared_jacobians():
                     outputs = torch.func.functional_call(student.base, leaves, *arguments(there))
                 count += 1
-                for each, h in _at_outputs(outputs, there, task.loss):
+                for each, h in _at_outputs(outputs, there, loss):
                     found = torch.autograd.grad(each, list(leaves.values()), h, retain_graph=True, allow_unused=True)
                     for name, curvature in zip(leaves, found, strict=True):
                         if curvature is not None:
@@ -69,6 +71,11 @@ class BackpropagatedCurvature(MetricRule):
             raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
         means = {name: each.clamp(min=0) / count for name, each in total.items()}
         return {name: Diagonal(mean + 1e-6 * mean.mean().clamp(min=1e-30)) for name, mean in means.items()}
+
+
+def squared_error(outputs: Any, batch: Any) -> Tensor:
+    """Half the squared error of the outputs, whose second derivatives are 1 whatever the targets: 0 stands for them."""
+    return torch.stack([each.square().sum() / (2 * len(each)) for each in tensors_of(outputs)]).sum()
 
 
 def _at_outputs(outputs: Any, batch: Any, loss: Callable[[Any, Any], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

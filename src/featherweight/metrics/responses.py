@@ -63,9 +63,12 @@ class LayerResponses(MetricRule):
             raise SchemeError(f"{name} has another shape than in the task's model; fit responses before cutting it")
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         theirs, ours = [], []
-        for batch in islice(iter(task.calibration_data()), self.batches):
+        batches = list(islice(iter(task.calibration_data()), self.batches))
+        sizes = [_size(batch) for batch in batches]
+        for batch, size in zip(batches, sizes, strict=True):
             rows = _rows(original, layer, batch)
-            drawn = torch.randperm(len(rows), generator=generator, device="cpu")[: max(self.samples // self.batches, 1)]
+            share = max(self.samples * size // sum(sizes), 1)
+            drawn = torch.randperm(len(rows), generator=generator, device="cpu")[:share]
             theirs.append(rows[drawn.to(rows.device)])
             if self.corrected:
                 rows = _rows(student, student.base.get_submodule(owner), batch)
@@ -78,6 +81,13 @@ class LayerResponses(MetricRule):
         found = torch.zeros(len(w), dtype=w.dtype, device=student.device) if bias is None else bias.detach()
         x = inputs.double()
         return Responses(x.T @ x / len(x), inputs, outputs, found.to(student.device))
+
+
+def _size(batch: Any) -> int:
+    """How many samples a batch holds, by its first tensor."""
+    inputs = batch[0] if isinstance(batch, tuple | list) else batch
+    first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
+    return len(first)
 
 
 def _rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
