@@ -7,13 +7,25 @@ import torch
 from torch import nn
 
 from featherweight import file
-from featherweight.core.stage import MagnitudeRule, OneShot, Recipe, Training, everywhere
+from featherweight.core.compressed import Compressed
+from featherweight.core.stage import MagnitudeRule, OneShot, Recipe, Stage, Training, everywhere
 from featherweight.core.task import measure
 from featherweight.metrics.diagonal import Curvature
-from featherweight.papers import optimal_brain_damage, product_quantization, q_cnn, vector_quantization_cnn
+from featherweight.metrics.responses import LayerResponses, Responses
+from featherweight.papers import (
+    net_trim,
+    optimal_brain_damage,
+    product_quantization,
+    q_cnn,
+    rate_distortion_compression,
+    statistical_nlu_compression,
+    vector_quantization_cnn,
+)
 from featherweight.run import run
+from featherweight.schemes.codebook import Codebook, Optimal
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import Product, ProductCode
+from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.search.budget import nearness
 from featherweight.tasks import find
 
@@ -91,3 +103,47 @@ def loss(model: nn.Module) -> float:
     assert DIGITS.loss is not None
     with torch.no_grad():
         return sum(float(DIGITS.loss(model(batch[0]), batch)) for batch in DIGITS.calibration_data())
+
+
+def test_weighing_errors_by_the_outputs_keeps_them_nearer(digits_model: nn.Module) -> None:
+    """Gao et al. 2018: codebooks of as many values, and supports of as many entries."""
+    for scheme in (Codebook(4, Optimal()), rate_distortion_compression.PRUNED):
+        errors = []
+        for recipe in (
+            Recipe("plain", (everywhere("compress", scheme),)),
+            rate_distortion_compression.recipe("digits", scheme=scheme),
+        ):
+            student, _ = run(digits_model, DIGITS, recipe)
+            errors.append(100 - nearness(student, digits_model, DIGITS))
+        assert errors[1] < 0.9 * errors[0], scheme
+
+
+def test_values_of_a_language_network_are_shared(digits_model: nn.Module) -> None:
+    student, _ = run(digits_model, DIGITS, statistical_nlu_compression.recipe("digits"))
+    for name, w in digits_model.named_parameters():
+        values = student.weight(name).unique()
+        assert len(values) <= 16 if w.ndim > 1 else torch.equal(student.weight(name), w.half().float())
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+
+
+def test_trimmed_layers_keep_their_outputs_and_most_weights_go(digits_model: nn.Module) -> None:
+    """Aghasi et al. 2017: in parallel, each layer is within its tolerance on the inputs that it had."""
+    recipe = net_trim.recipe("digits", tolerance=0.2, cascade=False, samples=400, iterations=300)
+    last = replace(recipe, stages=recipe.stages[1:])  # the dense layers: fc1, which is rectified, and fc2
+    student, _ = run(digits_model, DIGITS, last)
+    rule = LayerResponses(samples=400, corrected=False)
+    metrics = rule.measure(Compressed(digits_model).eval(), list(student.codes), DIGITS)
+    for name, metric in metrics.items():
+        assert isinstance(metric, Responses)
+        ours = metric.inputs @ student.weight(name).flatten(1).T + metric.bias
+        theirs = metric.outputs + metric.bias
+        if name == "fc1.weight":
+            ours, theirs = ours.relu(), theirs.relu()
+        assert float((ours - theirs).detach().norm()) <= 0.2 * float(theirs.norm()) * 1.001, name
+    kept = sum(int((student.weight(name) != 0).sum()) for name in student.codes)
+    assert kept < 0.3 * 17_024
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+    plain, _ = run(
+        digits_model, DIGITS, Recipe("plain", (Stage("prune", {"fc*.weight": Sparse(Fraction(1 - kept / 17_024))}),))
+    )
+    assert nearness(student, digits_model, DIGITS) > nearness(plain, digits_model, DIGITS)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -55,12 +54,13 @@ class InverseHessian(MetricRule):
 
         H_{m+1}⁻¹ = H_m⁻¹ − H_m⁻¹ X Xᵀ H_m⁻¹ / (P + Xᵀ H_m⁻¹ X)
 
-    by :func:`inverted`. ``α`` is ``damping`` times the mean of the diagonal of the sum, so that it means the same for
-    weights of any scale. Entries that are zero are taken as deleted already, and left out. More than ``largest`` others
-    raise ``SchemeError``: the inverse has the square of their number of entries.
+    by :func:`inverted`, over the first ``samples`` of the calibration data. ``α`` is ``damping`` times the mean of the
+    diagonal of the sum, so that it means the same for weights of any scale. Entries that are zero are taken as deleted
+    already, and left out. More than ``largest`` others raise ``SchemeError``: the inverse has the square of their
+    number of entries.
     """
 
-    batches: int = 32
+    samples: int = 512
     damping: float = 1e-4
     largest: int = 12_000
 
@@ -76,7 +76,7 @@ class InverseHessian(MetricRule):
             )
         hessian = torch.zeros(n, n, dtype=torch.float64, device=student.device)
         samples, kept = 0, []
-        for size, derivatives in _derivatives(student, weights, alive, task, self.batches):
+        for size, derivatives in _derivatives(student, weights, alive, task, self.samples):
             samples += size
             kept.append(derivatives.float())
             wide = derivatives.double()
@@ -110,9 +110,9 @@ def inverted(derivatives: Iterable[Tensor], samples: int, alpha: float, n: int) 
 
 
 def _derivatives(
-    student: Compressed, weights: Mapping[str, Tensor], alive: Mapping[str, Tensor], task: Task, batches: int
+    student: Compressed, weights: Mapping[str, Tensor], alive: Mapping[str, Tensor], task: Task, most: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """(new samples, ∂f_k/∂w [samples, n]) for every output ``k`` of every few samples."""
+    """(new samples, ∂f_k/∂w [samples, n]) for every output ``k`` of every few samples, ``most`` in all."""
 
     def output(leaves: dict[str, Tensor], inputs: Any, number: int) -> Tensor:
         args, kwargs = tree_map(lambda x: x[None], inputs)
@@ -120,15 +120,19 @@ def _derivatives(
         return found.flatten()[number]
 
     with evaluating(student):
-        for batch in islice(iter(task.calibration_data()), batches):
+        for batch in task.calibration_data():
             args, kwargs = arguments(moved(batch, student.device))
             found = tensors_of(student(*args, **kwargs))
             if len(found) != 1 or found[0].ndim < 1:
                 raise TaskError("an inverse Hessian needs a model with one tensor of outputs, a row for each sample")
-            outputs, total = found[0][0].numel(), len(found[0])
+            outputs, total = found[0][0].numel(), min(len(found[0]), most)
             for start in range(0, total, AT_ONCE):
-                part = tree_map(lambda x, at=slice(start, start + AT_ONCE): x[at], (args, kwargs))
+                at = slice(start, min(start + AT_ONCE, total))
+                part = tree_map(lambda x, at=at: x[at], (args, kwargs))
                 for number in range(outputs):
                     gradients = vmap(grad(output), in_dims=(None, 0, None))(dict(weights), part, number)
                     rows = torch.cat([gradients[name][:, alive[name]] for name in weights], 1)
                     yield (len(rows) if number == 0 else 0), rows
+            most -= total
+            if most == 0:
+                return

@@ -15,7 +15,7 @@ REFERENCE = Reference(
 DEVIATIONS = (*q_cnn.DEVIATIONS, "the recipe is that of the conference version; the journal's text was not at hand")
 
 
-def recipe(task: str = "", *, length: int = 2, size: int = 16) -> Recipe:
+def recipe(task: str = "", *, length: int = 4, size: int = 16) -> Recipe:
     """Q-CNN with error correction: sub-vectors of ``length`` inputs, each one of ``size``."""
     made = q_cnn.recipe(task, length=length, size=size)
     return replace(made, name="quantized-cnn-tnnls", reference=REFERENCE, deviations=DEVIATIONS)
@@ -31,4 +31,5 @@ def paper() -> Paper:
         ("cifar10-resnet20", "mnist-lenet5", "digits"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet5",),
     )
