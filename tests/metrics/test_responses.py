@@ -10,6 +10,10 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.task import Example, Task
 from featherweight.metrics.responses import LayerResponses, Responses
+from featherweight.schemes.product import Product
+from featherweight.schemes.sparse import Magnitude, Sparse
+from featherweight.solvers.net_trim import NetTrim
+from featherweight.solvers.product import ResponseDescent
 
 
 class Net(nn.Module):
@@ -76,3 +80,29 @@ def test_another_shape_than_the_tasks_model() -> None:
     wider.head = nn.Linear(3, 4)
     with pytest.raises(SchemeError, match="another shape"):
         responses(Compressed(wider).eval(), Net(), "head.weight")
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "head.weight"])
+def test_data_that_says_nothing(name: str) -> None:
+    """Not a number is an error, no batch is one; one sample and constant ones are fitted as well as they can be."""
+    model = Net()
+    student = Compressed(model).eval()
+
+    def measured(*batches: Tensor) -> Responses:
+        made = Task("t", Net, lambda: model, lambda: Example((INPUTS,)), calibration=lambda: list(batches))
+        found = LayerResponses().measure(student, [name], made)[name]
+        assert isinstance(found, Responses)
+        return found
+
+    for batches in ((), (INPUTS[:0],)):
+        with pytest.raises(TaskError, match="reached"):
+            measured(*batches)
+    with pytest.raises(TaskError, match="not finite"):
+        measured(INPUTS * float("nan"))
+    w = student.parameter(name).detach()
+    for batch in (INPUTS[:1], torch.ones_like(INPUTS), torch.zeros_like(INPUTS)):
+        metric = measured(batch)
+        code = ResponseDescent().project(Product(2, 2), w, metric)
+        assert bool(torch.isfinite(code.decode()).all())
+        trimmed = NetTrim(0.1).project(Sparse(Magnitude()), w, metric).decode()
+        assert float(metric.error(trimmed)) <= float(metric.error(torch.zeros_like(w))) + 1e-9

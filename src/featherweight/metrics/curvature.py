@@ -69,6 +69,8 @@ class BackpropagatedCurvature(MetricRule):
                             total[name] += curvature
         if count == 0:
             raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
+        if not all(bool(torch.isfinite(each).all()) for each in total.values()):
+            raise TaskError(f"derivatives at the calibration data of task {task.name!r} are not finite; clean the data")
         means = {name: each.clamp(min=0) / count for name, each in total.items()}
         return {name: Diagonal(mean + 1e-6 * mean.mean().clamp(min=1e-30)) for name, mean in means.items()}
 

@@ -83,6 +83,8 @@ class InverseHessian(MetricRule):
             hessian.addmm_(wide.T, wide)
         if samples == 0:
             raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
+        if not bool(torch.isfinite(hessian).all()):
+            raise TaskError(f"derivatives at the calibration data of task {task.name!r} are not finite; clean the data")
         hessian /= samples
         alpha = self.damping * (float(hessian.diagonal().mean()) or 1.0)
         hessian.diagonal().add_(alpha)

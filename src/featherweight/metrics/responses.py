@@ -67,7 +67,7 @@ class LayerResponses(MetricRule):
         sizes = [_size(batch) for batch in batches]
         for batch, size in zip(batches, sizes, strict=True):
             rows = _rows(original, layer, batch)
-            share = max(self.samples * size // sum(sizes), 1)
+            share = max(self.samples * size // max(sum(sizes), 1), 1)
             drawn = torch.randperm(len(rows), generator=generator, device="cpu")[:share]
             theirs.append(rows[drawn.to(rows.device)])
             if self.corrected:
@@ -77,8 +77,10 @@ class LayerResponses(MetricRule):
             raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
         outputs = torch.cat(theirs).to(student.device) @ w.flatten(1).T.to(student.device)
         inputs = torch.cat(ours if self.corrected else theirs).to(student.device)
-        bias = next((b for b in (getattr(layer, "bias", None),) if isinstance(b, Tensor)), None)
-        found = torch.zeros(len(w), dtype=w.dtype, device=student.device) if bias is None else bias.detach()
+        if not bool(torch.isfinite(inputs).all() and torch.isfinite(outputs).all()):
+            raise TaskError(f"calibration inputs of the layer of {name} are not finite; clean the data")
+        bias = layer.bias if isinstance(layer, nn.Linear | nn.Conv2d) else None
+        found = torch.zeros(len(w), dtype=w.dtype) if bias is None else bias.detach()
         x = inputs.double()
         return Responses(x.T @ x / len(x), inputs, outputs, found.to(student.device))
 
