@@ -18,7 +18,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 def responses(x: Tensor, w: Tensor, bias: Tensor, noise: float = 0.0) -> Responses:
     """What the weight answers on undisturbed inputs, and inputs disturbed by noise."""
     seen = x + noise * draw(*x.shape, seed=9)
-    return Responses(seen.T @ seen / len(x), seen, x @ w.T, bias)
+    return Responses(seen.T @ seen / len(x), inputs=seen, outputs=x @ w.T, bias=bias)
 
 
 def correlated(n: int, columns: int) -> Tensor:

@@ -16,7 +16,7 @@ from featherweight.core.task import Task, call, device_of, evaluating, moved
 from featherweight.metrics.hessian import patches
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Responses(Full):
     """Inputs ``X`` [n, columns] of a weight, and outputs ``Y`` [n, rows] that it should have there, without the bias.
 
@@ -82,7 +82,7 @@ class LayerResponses(MetricRule):
         bias = layer.bias if isinstance(layer, nn.Linear | nn.Conv2d) else None
         found = torch.zeros(len(w), dtype=w.dtype) if bias is None else bias.detach()
         x = inputs.double()
-        return Responses(x.T @ x / len(x), inputs, outputs, found.to(student.device))
+        return Responses(x.T @ x / len(x), inputs=inputs, outputs=outputs, bias=found.to(student.device))
 
 
 def _size(batch: Any) -> int:

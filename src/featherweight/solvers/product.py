@@ -8,7 +8,7 @@ from torch import Tensor
 
 from featherweight.core.code import Code
 from featherweight.core.errors import SchemeError
-from featherweight.core.metric import Full, Metric
+from featherweight.core.metric import Metric
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Projector
 from featherweight.metrics.responses import Responses
@@ -22,7 +22,7 @@ class ResponseDescent(Projector):
     """``min ‖Y − X Vᵀ‖² / n + λ ‖W − V‖²`` over product codes ``V`` of ``scheme``, cut along the inputs.
 
     Wu, Leng, Wang, Hu and Cheng (2016, arXiv 1512.06473, sections 3.2 and 3.3). ``X`` and ``Y`` are the metric's
-    :class:`featherweight.metrics.responses.Responses`; with another full metric, ``Y = X Wᵀ``. ``λ`` is ``damping``
+    :class:`featherweight.metrics.responses.Responses`; another metric raises ``SchemeError``. ``λ`` is ``damping``
     times the mean of the diagonal of ``H = Xᵀ X / n``. By completing the square it is ``tr (T − V) (H + λ I) (T − V)ᵀ``
     with ``T = (Yᵀ X / n + λ W) (H + λ I)⁻¹``, so that samples are looked at once.
 
@@ -42,7 +42,7 @@ class ResponseDescent(Projector):
     def project(self, scheme: Scheme, w: Tensor, metric: Metric) -> Code:
         if not isinstance(scheme, Product) or scheme.dimension != 1 or scheme.shared:
             raise SchemeError("a descent over sub-spaces takes Product along dimension 1, with a codebook for each")
-        if not isinstance(metric, Full):
+        if not isinstance(metric, Responses):
             raise SchemeError("a descent over sub-spaces needs responses; measure them with LayerResponses")
         start = scheme.project(w)
         flat = w.detach().flatten(1).double()
@@ -59,13 +59,11 @@ class ResponseDescent(Projector):
         return descent.code(w) if descent.error() <= before else start
 
 
-def completed(w: Tensor, metric: Full, damping: float) -> tuple[Tensor, Tensor]:
+def completed(w: Tensor, metric: Responses, damping: float) -> tuple[Tensor, Tensor]:
     """``H + λ I`` and the dense ``T`` [rows, columns] at which ``‖Y − X Tᵀ‖² / n + λ ‖W − T‖²`` is least."""
     h = metric.hessian.double().clone()
     ridge = damping * (float(h.diagonal().mean()) or 1.0)  # inputs that are all zero tell nothing: W stays
     h.diagonal().add_(ridge)
-    if not isinstance(metric, Responses):
-        return h, w
     moment = metric.outputs.double().T @ metric.inputs.double() / len(metric.inputs)
     return h, torch.linalg.solve(h, (moment + ridge * w).T).T
 
