@@ -45,7 +45,7 @@ def paper() -> Paper:
             Claim(
                 "AlexNet, CNN-S, VGG-16 and CNN-M, ImageNet",
                 "15 to 20x smaller, 4 to 6x faster, loss of about 1 % of accuracy",
-                "abstract",
+                "memory",
             ),
         ),
         ("mnist-lenet5", "mnist-lenet300", "cifar10-resnet20", "digits"),

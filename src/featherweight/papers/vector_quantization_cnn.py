@@ -54,7 +54,7 @@ def paper() -> Paper:
         REFERENCE,
         "Most weights of a convolutional network lie in its fully connected layers: cut their rows into segments, "
         "cluster the segments at each place by k-means, and store codebooks and indices, without any training.",
-        (Claim("ImageNet network", "16 to 24x smaller with a loss of 1 % of accuracy", "abstract"),),
+        (Claim("ImageNet network", "16 to 24x smaller with a loss of 1 % of accuracy", "memory"),),
         TASKS,
         recipe,
         DEVIATIONS,
