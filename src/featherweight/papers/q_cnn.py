@@ -43,7 +43,7 @@ def paper() -> Paper:
         "quantized already, so that errors do not add up.",
         (
             Claim(
-                "AlexNet, CNN-S, VGG-16 and CNN-M, ImageNet",
+                "AlexNet, CNN-S and VGG-16, ImageNet",
                 "15 to 20x smaller, 4 to 6x faster, loss of about 1 % of accuracy",
                 "memory",
             ),
