@@ -35,6 +35,7 @@ from featherweight.schemes.logarithmic import LogCode
 from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
+from featherweight.schemes.product import ProductCode
 from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.split import SplitCode
 from featherweight.schemes.tables import TableCode
@@ -56,6 +57,7 @@ KINDS: dict[int, type[Code]] = {
     12: MixtureCode,
     14: SplitCode,
     15: FixedPointCode,
+    16: ProductCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

@@ -17,7 +17,7 @@ from featherweight.coding import Encoder, Writer, seal
 FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
 LOG, TERNARY, TABLE = 7, 8, 9
-SPLIT, FIXED_POINT = 14, 15
+SPLIT, FIXED_POINT, PRODUCT = 14, 15, 16
 MIXTURE = 12
 REFERENCE = 10
 
@@ -256,6 +256,17 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "fixed-point-with-a-part": lambda: one([2], (FIXED_POINT, (2, 1), (LEAF,)), ([0, 1], 4)),
     "fixed-point-of-nothing": lambda: one([0, 3], (FIXED_POINT, (2, 1), ())),
     "fixed-point-of-whole-numbers": lambda: one([2], (FIXED_POINT, (2, 0), ()), ([0, 1], 4), dtype="int64"),
+    "product-of-no-length": lambda: one([4, 6], (PRODUCT, (2, 0, 1, 0), (LEAF,))),
+    "product-longer-than-its-dimension": lambda: one([4, 6], (PRODUCT, (2, 7, 1, 0), (LEAF,))),
+    "product-of-a-third-dimension": lambda: one([4, 6], (PRODUCT, (2, 1, 2, 0), (LEAF,))),
+    "product-of-too-many-vectors": lambda: one([4, 6], (PRODUCT, (5, 3, 1, 0), (LEAF,))),
+    "product-huge": lambda: one([4, 6], (PRODUCT, (2**40, 3, 1, 1), (LEAF,))),
+    "product-shared-by-two": lambda: one([4, 6], (PRODUCT, (2, 3, 1, 2), (LEAF,))),
+    "product-of-nothing": lambda: one([0, 6], (PRODUCT, (1, 3, 1, 1), (LEAF,))),
+    "product-of-no-parts": lambda: one([4, 6], (PRODUCT, (2, 3, 1, 0), ())),
+    "product-of-sparse-codebooks-of-products": lambda: one(
+        [4, 6], (PRODUCT, (2, 3, 1, 0), ((SPARSE, (), ((PRODUCT, (1, 1, 0, 0), (LEAF,)),)),))
+    ),
     "mixture-of-one": lambda: one([2], (MIXTURE, (1, 990_000), (LEAF, LEAF, LEAF))),
     "mixture-huge": lambda: one([2], (MIXTURE, (2**40, 990_000), (LEAF, LEAF, LEAF))),
     "mixture-all-at-zero": lambda: one([2], (MIXTURE, (2, 10**6), (LEAF, LEAF, LEAF))),

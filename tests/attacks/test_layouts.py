@@ -45,6 +45,7 @@ def likely(dice: random.Random, shape: tuple[int, ...], depth: int = 0) -> Layou
         Layout(file.LowRankCode, (dice.randrange(1, 5),), (inner, inner)),
         Layout(file.SplitCode, (), (inner, leaf)),
         Layout(file.FixedPointCode, (dice.randrange(1, 25), dice.randrange(64))),
+        Layout(file.ProductCode, (*dice.choices(range(1, 5), k=2), dice.randrange(3), dice.randrange(2)), (inner,)),
         Layout(file.MixtureCode, (dice.randrange(1, 9), 10**6 - dice.randrange(3)), (leaf, leaf, leaf)),
     ))  # fmt: skip
     return made if dice.random() < 0.9 else Layout(made.kind, made.settings, (*made.parts, leaf)[: dice.randrange(3)])

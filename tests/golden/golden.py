@@ -31,6 +31,7 @@ from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
+from featherweight.schemes.product import ProductCode
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.split import Split
 from featherweight.schemes.tables import Table, Tabled
@@ -110,6 +111,16 @@ def mixture() -> Compressed:
     assigned = ((numbers(6, 8) * 64).long() % 4).to(torch.int32)
     parts = [single.project(numbers(count, step=step)) for count, step in ((3, 7), (4, 9), (3, 11))]
     code = MixtureCode((6, 8), torch.float32, assigned, *parts, 990_000)
+    student.encode({"layer.weight": code}, {"layer.weight": Float()})
+    return student
+
+
+def product(books: Tensor, dimension: int) -> Compressed:
+    """Codebooks given: k-means differs in the last digits between machines. The last sub-space is shorter."""
+    student = Compressed(model())
+    shape = (6, 3) if dimension == 1 else (2, 8)
+    owners = (numbers(*shape).mul(64).long() % books.shape[1]).to(torch.int32)
+    code = ProductCode((6, 8), torch.float32, owners, Float(Width.FLOAT16).project(books), dimension)
     student.encode({"layer.weight": code}, {"layer.weight": Float()})
     return student
 
@@ -208,6 +219,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "minifloat-channel": lambda: built_in(coded(Tabled(Table.MINIFLOAT, PerChannel(0)))),
     "mixture": lambda: built_in(mixture()),
     "shared-codebook": lambda: built_in(shared()),
+    "product": lambda: built_in(product(numbers(3, 4, 3), 1)),
+    "product-shared-outputs": lambda: built_in(product(numbers(1, 5, 4), 0)),
     "sum": lambda: built_in(coded(Plus(Uniform(1), Uniform(2)))),
 }
 

@@ -22,6 +22,7 @@ from featherweight.schemes.lowrank import LowRank, Price, Rank
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
+from featherweight.schemes.product import Product
 from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
 from featherweight.schemes.sparse import (
     Deviations,
@@ -41,6 +42,7 @@ from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, PerTensor, Uniform, blocks, unblocked
 from featherweight.schemes.waterfilling import Waterfilling
+from featherweight.solvers.surgeon import Surgeon
 
 Start_ = Callable[[Tensor, Metric], Tensor]
 """(weight, metric) -> the decoded tensor that a local scheme's documentation says it starts from."""
@@ -245,6 +247,12 @@ TABLE: dict[str, Entry] = {
     "a random half quantized": Entry(Incremental(Codebook(2), Choice.RANDOM, 0.5)),
     "all quantized": Entry(Incremental(Codebook(5, Optimal()))),
     "mixture": Entry(Mixture(5, zero=0.5)),
+    "operated on": Entry(Surgeon(0.5)),
+    "products of pairs": Entry(Product(2, 3), min_dims=2),
+    "products of outputs": Entry(Product(3, 4, dimension=0), min_dims=1),
+    "one codebook of fours": Entry(Product(4, 5, shared=True), min_dims=2),
+    "whole rows": Entry(Product(None, 4), min_dims=2),
+    "rows and what is left of them": Entry(Plus(Product(None, 3), Product(None, 3)), min_dims=2),
     "signs plus signs": Entry(Plus(Uniform(1), Uniform(1))),
     "rank 1 plus signs": Entry(Plus(LowRank(Rank(1)), Uniform(1)), min_dims=2, diagonal=False),
     "rank 2 in a codebook": Entry(LowRank(Rank(2)).then(Codebook(8)), min_dims=2, diagonal=False),

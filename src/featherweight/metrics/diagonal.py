@@ -83,7 +83,7 @@ def _mean_square(
         for batch in data:
             there = moved(batch, student.device)
             for _ in range(draws):
-                outputs = torch.func.functional_call(student.base, leaves, *_arguments(there))
+                outputs = torch.func.functional_call(student.base, leaves, *arguments(there))
                 value = scalar(outputs, there)
                 count += 1
                 if not value.requires_grad:
@@ -98,7 +98,7 @@ def _mean_square(
     return {name: Diagonal(mean + 1e-6 * mean.mean().clamp(min=1e-30)) for name, mean in means.items()}
 
 
-def _arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     call(lambda *args, **kwargs: captured.append((args, kwargs)), batch)
     return captured[0]

@@ -1,0 +1,149 @@
+"""What the papers on compression without a training run are about, at work on the digits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight import file
+from featherweight.core.compressed import Compressed
+from featherweight.core.stage import MagnitudeRule, OneShot, Recipe, Stage, Training, everywhere
+from featherweight.core.task import measure
+from featherweight.metrics.diagonal import Curvature
+from featherweight.metrics.responses import LayerResponses, Responses
+from featherweight.papers import (
+    net_trim,
+    optimal_brain_damage,
+    product_quantization,
+    q_cnn,
+    rate_distortion_compression,
+    statistical_nlu_compression,
+    vector_quantization_cnn,
+)
+from featherweight.run import run
+from featherweight.schemes.codebook import Codebook, Optimal
+from featherweight.schemes.plus import Plus
+from featherweight.schemes.product import Product, ProductCode
+from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.search.budget import nearness
+from featherweight.tasks import find
+
+DIGITS = find("digits")
+
+
+def test_product_quantization_is_loaded_with_its_codebooks(digits_model: nn.Module) -> None:
+    student, _ = run(digits_model, DIGITS, product_quantization.recipe("digits"))
+    assert all(isinstance(code, ProductCode) for code in student.codes.values()) and len(student.codes) == 5
+    data = file.encode(student, number=DIGITS.number)
+    loaded, _ = file.load(data, DIGITS.architecture())
+    for name, code in student.codes.items():
+        assert torch.equal(loaded.weight(name), code.decode())
+    assert measure(loaded, DIGITS.selection(), DIGITS.quality) > 95  # type: ignore[misc]
+    books = sum(code.codebooks.decode().numel() * 2 for code in student.codes.values())  # type: ignore[attr-defined]
+    assert len(data) > books, "codebooks are counted"
+
+
+def test_codes_of_dense_layers_side_by_side(digits_model: nn.Module) -> None:
+    """Gong et al. 2014: the dense layers alone; what residual quantization adds takes most of the error away."""
+    errors = {}
+    for name, scheme in {
+        "segments": vector_quantization_cnn.SEGMENTS,
+        "scalars": vector_quantization_cnn.KMEANS,
+        "rows": Product(None, 16),
+        "rows and residuals": Plus(Product(None, 16), Product(None, 16)),
+        "signs": vector_quantization_cnn.SIGNS,
+    }.items():
+        student, (coverage, _) = run(digits_model, DIGITS, vector_quantization_cnn.recipe("digits", scheme=scheme))
+        assert set(coverage.touched) == {"fc1.weight", "fc2.weight"}
+        assert torch.equal(student.weight("conv1.weight"), digits_model.conv1.weight.half().float())  # type: ignore[operator, union-attr]
+        errors[name] = coverage.touched["fc1.weight"]
+    assert errors["segments"] < 0.9 * errors["signs"]
+    assert errors["rows and residuals"] < 0.95 * errors["rows"]
+    assert errors["scalars"] < 0.3 < errors["segments"]
+
+
+def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: nn.Module) -> None:
+    """Wu et al. 2016: weights are farther than by k-means, outputs nearer; nearer still with error correction."""
+    scheme = Product(4, 6)
+    plain = Recipe("plain", (everywhere("quantize", scheme),))
+    recipes = [plain] + [q_cnn.recipe("digits", size=6, corrected=corrected) for corrected in (False, True)]
+    weights, outputs = [], []
+    for recipe in recipes:
+        student, (coverage,) = run(digits_model, DIGITS, recipe)
+        assert all(isinstance(code, ProductCode) for code in student.codes.values())
+        weights.append(coverage.touched["conv3.weight"])
+        outputs.append(100 - nearness(student, digits_model, DIGITS))
+    assert weights[0] < weights[1]
+    assert outputs[2] < 0.9 * outputs[1] and outputs[1] < 0.6 * outputs[0]
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def test_damage_by_curvature_raises_the_loss_less_than_by_magnitude(digits_model: nn.Module) -> None:
+    """LeCun et al. 1990, figure 1: without retraining, at the same number of deletions."""
+    (stage,) = optimal_brain_damage.recipe("digits", share=0.5).stages
+    rises = []
+    for metric in (MagnitudeRule(), Curvature(), stage.metric):
+        untaught = replace(stage, metric=metric, training=None, schedule=OneShot())
+        student, _ = run(digits_model, DIGITS, Recipe("prune", (untaught,)))
+        kept = sum(int((student.weight(name) != 0).sum()) for name in student.codes)
+        assert kept == pytest.approx(0.5 * 72_608, abs=1)
+        rises.append(loss(student) - loss(digits_model))
+    assert rises[2] < 0.5 * rises[0]
+
+
+def test_damage_in_rounds_with_training_keeps_the_network(digits_model: nn.Module) -> None:
+    recipe = optimal_brain_damage.recipe("digits", share=0.9, rounds=4)
+    short = replace(recipe, stages=(replace(recipe.stages[0], training=Training(16, 1e-3)),))
+    student, _ = run(digits_model, DIGITS, short)
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def loss(model: nn.Module) -> float:
+    assert DIGITS.loss is not None
+    with torch.no_grad():
+        return sum(float(DIGITS.loss(model(batch[0]), batch)) for batch in DIGITS.calibration_data())
+
+
+def test_weighing_errors_by_the_outputs_keeps_them_nearer(digits_model: nn.Module) -> None:
+    """Gao et al. 2018: codebooks of as many values, and supports of as many entries."""
+    for scheme in (Codebook(4, Optimal()), rate_distortion_compression.PRUNED):
+        errors = []
+        for recipe in (
+            Recipe("plain", (everywhere("compress", scheme),)),
+            rate_distortion_compression.recipe("digits", scheme=scheme),
+        ):
+            student, _ = run(digits_model, DIGITS, recipe)
+            errors.append(100 - nearness(student, digits_model, DIGITS))
+        assert errors[1] < 0.9 * errors[0], scheme
+
+
+def test_values_of_a_language_network_are_shared(digits_model: nn.Module) -> None:
+    student, _ = run(digits_model, DIGITS, statistical_nlu_compression.recipe("digits"))
+    for name, w in digits_model.named_parameters():
+        values = student.weight(name).unique()
+        assert len(values) <= 16 if w.ndim > 1 else torch.equal(student.weight(name), w.half().float())
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+
+
+def test_trimmed_layers_keep_their_outputs_and_most_weights_go(digits_model: nn.Module) -> None:
+    """Aghasi et al. 2017: in parallel, each layer is within its tolerance on the inputs that it had."""
+    recipe = net_trim.recipe("digits", tolerance=0.2, cascade=False, samples=400, iterations=300)
+    last = replace(recipe, stages=recipe.stages[1:])  # the dense layers: fc1, which is rectified, and fc2
+    student, _ = run(digits_model, DIGITS, last)
+    rule = LayerResponses(samples=400, corrected=False)
+    metrics = rule.measure(Compressed(digits_model).eval(), list(student.codes), DIGITS)
+    for name, metric in metrics.items():
+        assert isinstance(metric, Responses)
+        ours = metric.inputs @ student.weight(name).flatten(1).T + metric.bias
+        theirs = metric.outputs + metric.bias
+        if name == "fc1.weight":
+            ours, theirs = ours.relu(), theirs.relu()
+        assert float((ours - theirs).detach().norm()) <= 0.2 * float(theirs.norm()) * 1.001, name
+    kept = sum(int((student.weight(name) != 0).sum()) for name in student.codes)
+    assert kept < 0.3 * 17_024
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+    plain, _ = run(
+        digits_model, DIGITS, Recipe("plain", (Stage("prune", {"fc*.weight": Sparse(Fraction(1 - kept / 17_024))}),))
+    )
+    assert nearness(student, digits_model, DIGITS) > nearness(plain, digits_model, DIGITS)
