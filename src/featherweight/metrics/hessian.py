@@ -30,11 +30,13 @@ class InputMoment(MetricRule):
     met as often as their tokens come: ``H`` is the identity and the frequencies weigh the rows; a token that never came
     counts as if it had come once. One layer's moment is in memory at a time, and the model runs no further than the
     layer. Where the rule is not ``required``, weights whose inputs are not known, or that no calibration input reaches,
-    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``.
+    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples
+    are drawn to a multiple of the identity (:func:`shrunk`).
     """
 
     batches: int = 16
     required: bool = True
+    shrink: bool = False
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
@@ -48,7 +50,7 @@ class InputMoment(MetricRule):
             raise SchemeError(
                 f"the inputs that {name} of a {type(layer).__name__} like this meets are not known; leave it out"
             )
-        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer)
+        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer, self.shrink)
         with evaluating(student):
             _stream(student, layer, task, self.batches, moment.add)
         if moment.count:
@@ -77,6 +79,7 @@ class Kronecker(MetricRule):
     floor: float = 1e-3
     seed: int = 0
     required: bool = True
+    shrink: bool = True
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
@@ -85,7 +88,7 @@ class Kronecker(MetricRule):
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         rule = self if all(name in self.found for name in names) else self.begun(student, names, task)
-        moments = InputMoment(self.batches, self.required).measure(student, names, task)
+        moments = InputMoment(self.batches, self.required, self.shrink).measure(student, names, task)
         return {name: rule._weighed(name, metric) for name, metric in moments.items()}
 
     def _weighed(self, name: str, metric: Metric) -> Metric:
@@ -152,17 +155,38 @@ def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
 class _Moment:
     """``Σ x xᵀ`` of every group, in float64."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.count, self.total = layer, 0, torch.zeros(())
+    def __init__(self, layer: nn.Module, shrink: bool) -> None:
+        self.layer, self.shrink = layer, shrink
+        self.count, self.independent, self.total = 0, 0.0, torch.zeros(())
 
     def add(self, args: tuple[Any, ...]) -> None:
         x = grouped_inputs(self.layer, args[0])
         self.total = self.total.to(x.device) + (x.transpose(1, 2) @ x).double()
         self.count += x.shape[1]
+        self.independent += (len(args[0]) * x.shape[1]) ** 0.5
 
     def metric(self) -> Full:
         hessian = self.total / self.count
+        hessian = shrunk(hessian, self.independent) if self.shrink else hessian
         return Full(hessian[0] if len(hessian) == 1 else hessian)
+
+
+def shrunk(moment: Tensor, samples: float) -> Tensor:
+    """``(1 − ρ) S + ρ (tr S / p) I`` of every [p, p] moment ``S``, by the oracle approximating shrinkage.
+
+    ``ρ = ((1 − 2/p) tr S² + tr² S) / ((n + 1 − 2/p) (tr S² − tr² S / p))``, at most 1 (Chen, Wiesel, Eldar and Hero
+    2010, Shrinkage algorithms for MMSE covariance estimation, equation 23). A moment of few samples has directions
+    that none of them happened to have, in which no error would count: a sweep moves all errors there. Positions of one
+    sample are alike, so that ``n`` counts the root of their number a sample, which is ours.
+    """
+    p = moment.shape[-1]
+    trace = moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+    squares = moment.square().sum((-2, -1))
+    apart = (squares - trace.square() / p).clamp(min=1e-300)
+    rho = (((1 - 2 / p) * squares + trace.square()) / ((samples + 1 - 2 / p) * apart)).clamp(0, 1)[..., None, None]
+    return (1 - rho) * moment + rho * (trace / p)[..., None, None] * torch.eye(
+        p, dtype=moment.dtype, device=moment.device
+    )
 
 
 class _Frequencies:
