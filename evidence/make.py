@@ -20,6 +20,7 @@ from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
+from featherweight.search.budget import Trial
 from featherweight.search.precision import post_training
 from featherweight.tasks import find
 from featherweight.training.loop import Progress
@@ -104,9 +105,12 @@ def make(name: str, checkpoint: str | None) -> None:
             seconds = time.monotonic() - start
             print(f"{name}: {progress.stage} {progress.epoch}/{progress.epochs}, {seconds:.0f} s", file=sys.stderr)
 
+    def tell(trial: Trial) -> None:
+        print(f"{name}: {trial.size} bytes, drop {trial.drop:.2f}, {time.monotonic() - start:.0f} s", file=sys.stderr)
+
     budget = BUDGETS.get(name)
     folder = Path(checkpoint) / name if checkpoint and budget is None else None
-    result = fw.compress(task, recipe(task_name), budget, checkpoint=folder, watch=watch)
+    result = fw.compress(task, recipe(task_name), budget, checkpoint=folder, watch=watch, tell=tell)
     print(f"{name}: made in {time.monotonic() - start:.0f} s", file=sys.stderr)
     size = result.save(HERE / f"{name}.fwt", recipe=True)
     claims = result.claims
