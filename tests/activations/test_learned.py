@@ -91,7 +91,7 @@ def test_random_rounding_of_small_gradients_leans_to_no_side_in_bfloat16() -> No
     g = 0.01 * draw(64, 2048)
     g[:, 0] = 1.0  # the largest: all others are far below a step
     x = torch.zeros(64, 2048, dtype=torch.bfloat16, requires_grad=True)
-    torch.manual_seed(0)
+    torch.manual_seed(7)  # another than the gradient's, whose draws would follow it
     QuantizedGradient(6)(x).backward(g.bfloat16())
     assert x.grad is not None and x.grad.dtype == torch.bfloat16
     assert abs(float((x.grad.float() - g)[:, 1:].mean())) < 3e-4
