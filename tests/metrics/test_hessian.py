@@ -128,7 +128,9 @@ def test_classifiers_are_measured_by_labels_of_their_own() -> None:
     model = nn.Linear(4, 3)
     data = [torch.randn(500, 4) for _ in range(8)]
     asked = Task("t", lambda: model, lambda: model, lambda: Example((data[0],)), calibration=lambda: data)
-    metric = Kronecker(batches=8, draws=4).measure(Compressed(model).eval(), ["weight"], asked)["weight"]
+    metric = Kronecker(batches=8, draws=4, temperature=1.0).measure(Compressed(model).eval(), ["weight"], asked)[
+        "weight"
+    ]
     assert isinstance(metric, Full) and metric.rows is not None
     p = torch.cat([model(x).softmax(1) for x in data]).detach().double()
     torch.testing.assert_close(metric.rows, (p * (1 - p)).mean(0), rtol=0.05, atol=0)

@@ -68,7 +68,8 @@ class Kronecker(MetricRule):
     is what a unit error of output ``r`` costs: the expected squared gradient with respect to it, summed over the
     positions at which a sample meets the layer, measured once, before anything is projected. Gradients are of
     ``log p(label)`` for labels drawn from the model's own predictions, where the task counts right answers (the Fisher
-    information: no labels are needed); else of a random projection of the outputs (the Gauss-Newton matrix of their
+    information: no labels are needed), at a ``temperature`` that divides the logits, since a network is sure of the
+    images that it has learned; else of a random projection of the outputs (the Gauss-Newton matrix of their
     squared error). Taken to be a diagonal, and independent of ``x`` (Martens and Grosse 2015, arXiv 1503.05671, section
     3). No ``g_r`` is below ``floor`` times the largest of its layer. For an embedding, whose inputs are rows, the sides
     change: ``H`` is the second moment of the gradients.
@@ -80,6 +81,7 @@ class Kronecker(MetricRule):
     seed: int = 0
     required: bool = True
     shrink: bool = True
+    temperature: float = 4.0
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
@@ -116,7 +118,7 @@ class Kronecker(MetricRule):
                 with _outputs(layers) as outputs:
                     result = _run(swapped, batch, task)
                 for draw in range(self.draws):
-                    value, count = _probe(result, task)
+                    value, count = _probe(result, task, self.temperature)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
@@ -137,7 +139,7 @@ def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
 
 
-def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
+def _probe(outputs: Any, task: Task, temperature: float) -> tuple[Tensor, int]:
     """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
     found = [each.float() for each in tensors_of(outputs)]
     if not found:
@@ -146,7 +148,7 @@ def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
         raise SchemeError(f"outputs of task {task.name!r} are not finite: look for NaN in model and calibration data")
     samples = len(found[0]) if found[0].ndim else 1
     if task.quality.counts and len(found) == 1:
-        logarithms = found[0].log_softmax(-1)
+        logarithms = (found[0] / temperature).log_softmax(-1)
         drawn = torch.distributions.Categorical(logits=logarithms.detach(), validate_args=False).sample()  # type: ignore[no-untyped-call]
         return logarithms.gather(-1, drawn[..., None]).sum(), samples
     return torch.stack([(each * torch.randn_like(each)).sum() for each in found]).sum(), samples

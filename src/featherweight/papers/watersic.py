@@ -24,11 +24,12 @@ DEVIATIONS = (
     "symbols are coded by block-adaptive range coding, with classes of rows; norms are folded; biases are in bfloat16",
 )
 PRICES = {
-    "cifar10-resnet20": 8e-8,
-    "mnist-lenet5": 3e-7,
-    "mnist-lenet300": 3e-7,
+    "digits": 1e-8,
+    "cifar10-resnet20": 1e-7,
+    "mnist-lenet5": 1e-8,
+    "mnist-lenet300": 1e-8,
     "imagenet-lite0": 1e-9,
-    "minilm": 2e-9,
+    "minilm": 5e-10,
 }
 """Of a bit, in nats of the loss (squared error of the outputs, where a task does not count right answers)."""
 
