@@ -282,7 +282,8 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
                 for lead, each in ((1, layer.kernel_size), (1, layer.dilation), (0, layer.padding), (1, layer.stride))
             )
             unfolded = F.unfold(x.unsqueeze(2) if flat else x, kernel, dilation, padding, stride)
-            parts = unfolded.reshape(len(unfolded), layer.groups, -1, unfolded.shape[-1])
+            shape = (len(unfolded), layer.groups, unfolded.shape[1] // layer.groups, unfolded.shape[2])
+            parts = unfolded.reshape(shape)
             rows: Tensor = parts.permute(1, 0, 3, 2).flatten(1, 2)
             return rows
         case _:

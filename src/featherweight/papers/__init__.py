@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
+    adaround,
     binaryconnect,
     deep_compression,
     deeptwist,
@@ -75,6 +76,7 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "lc-pruning": lc_pruning.paper,
     "soft-weight-sharing": soft_weight_sharing.paper,
     "gptq": gptq.paper,
+    "adaround": adaround.paper,
     "watersic": watersic.paper,
     "qat-jacob": qat_jacob.paper,
     "qnn": qnn.paper,
