@@ -14,10 +14,12 @@ from featherweight.metrics.diagonal import Curvature
 from featherweight.metrics.responses import LayerResponses, Responses
 from featherweight.papers import (
     adaround,
+    brecq,
     net_trim,
     optimal_brain_damage,
     product_quantization,
     q_cnn,
+    qdrop,
     rate_distortion_compression,
     statistical_nlu_compression,
     vector_quantization_cnn,
@@ -29,6 +31,7 @@ from featherweight.schemes.product import Product, ProductCode
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import UniformCode
 from featherweight.search.budget import nearness
+from featherweight.solvers.reconstruction import BlockReconstruction
 from featherweight.solvers.rounding import AdaRound
 from featherweight.tasks import find
 
@@ -99,6 +102,18 @@ def test_rounding_that_is_learned_keeps_outputs_nearer(digits_model: nn.Module) 
     assert torch.equal(first.scales.decode(), second.scales.decode())
     assert (first.levels - second.levels).abs().max() == 1
     assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+
+
+def test_rounding_behind_quantized_activations_that_are_dropped_at_random(digits_model: nn.Module) -> None:
+    """Li et al. 2021 and Wei et al. 2022, 2 bits: learned by blocks, outputs are nearer; with activations too."""
+    for made in (brecq.recipe("digits"), qdrop.recipe("digits", bits=2)):
+        (stage,) = made.stages
+        assert isinstance(stage.projector, BlockReconstruction)
+        outputs = []
+        for solver in (None, replace(stage.projector, steps=150, lr=0.05)):
+            student, _ = run(digits_model, DIGITS, Recipe("round", (replace(stage, projector=solver),)))
+            outputs.append(100 - nearness(student, digits_model, DIGITS))
+        assert outputs[1] < 0.75 * outputs[0]
 
 
 def test_damage_by_curvature_raises_the_loss_less_than_by_magnitude(digits_model: nn.Module) -> None:

@@ -113,7 +113,7 @@ class Kronecker(MetricRule):
                 with _outputs(layers) as outputs:
                     result = _run(swapped, batch, task)
                 for draw in range(self.draws):
-                    value, count = _probe(result, task)
+                    value, count = probe(result, task)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
@@ -134,7 +134,7 @@ def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
 
 
-def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
+def probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
     """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
     found = [each.float() for each in tensors_of(outputs)]
     if not found:

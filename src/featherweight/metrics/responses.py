@@ -78,7 +78,7 @@ class LayerResponses(MetricRule):
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         theirs, ours = [], []
         batches = list(islice(iter(task.calibration_data()), self.batches))
-        sizes = [_size(batch) for batch in batches]
+        sizes = [batch_size(batch) for batch in batches]
         for batch, size in zip(batches, sizes, strict=True):
             rows = _rows(original, layer, batch)
             share = max(self.samples * size // max(sum(sizes), 1), 1)
@@ -139,7 +139,7 @@ class RectifiedResponses(LayerResponses):
         return rectified
 
 
-def _size(batch: Any) -> int:
+def batch_size(batch: Any) -> int:
     """How many samples a batch holds, by its first tensor."""
     inputs = batch[0] if isinstance(batch, tuple | list) else batch
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
