@@ -14,7 +14,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
-from featherweight.core.stage import EditRule, Recipe, Stage, TapRule
+from featherweight.core.stage import BlockProjector, EditRule, Recipe, Stage, TapRule
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
@@ -90,14 +90,16 @@ def _carry_out(
     edits, left = _decided(stage.edit if begins else None, "structure", lambda rule: rule.decide(student, task))
     for edit in edits:
         student.edit(edit)
-    found = Compressed(student.base).eval() if stage.repairs else None
+    together = isinstance(stage.projector, BlockProjector)
+    found = Compressed(student.base).eval() if stage.repairs or together else None
     taps, untapped = _decided(stage.tap if begins else None, "activations", lambda rule: rule.taps(student, task))
     student.tap(taps)
     planned = plan_stage(student.base, stage)
     before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
 
     def project(target: float) -> dict[str, Tensor]:
-        return project_sites(student, task, stage, {name: scheme.at(target) for name, scheme in planned.sites.items()})
+        schemes = {name: scheme.at(target) for name, scheme in planned.sites.items()}
+        return project_sites(student, task, stage, schemes, found)
 
     if stage.training is None:
         project(1.0)
@@ -106,7 +108,7 @@ def _carry_out(
         student.settle()
     errors = {name: relative_error(w, student.weight(name).detach()) for name, (w, _) in before.items()}
     covered = Coverage(stage.name, errors, planned.skipped, len(edits) + len(taps), left=left | untapped)
-    if found is not None:
+    if found is not None and stage.repairs:
         covered = _repair(student, found, task, stage, covered)
     if begins:
         _check_effect(student, planned, before, covered)
@@ -139,22 +141,33 @@ def _repair(student: Compressed, found: Compressed, task: Task, stage: Stage, co
 
 def _check_resumable(recipe: Recipe) -> None:
     for stage in recipe.stages:
-        if stage.training is not None and stage.repairs:
+        looks_back = stage.repairs or isinstance(stage.projector, BlockProjector)
+        if stage.training is not None and looks_back:
             raise SelectionError(
-                f"stage {stage.name!r} learns and then repairs what it found at its beginning, which a checkpoint does "
-                "not hold; give the repairs a stage of their own, or run without a checkpoint"
+                f"stage {stage.name!r} learns and repairs or reconstructs what it found at its beginning, which a "
+                "checkpoint does not hold; give that a stage of its own, or run without a checkpoint"
             )
 
 
-def project_sites(student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme]) -> dict[str, Tensor]:
+def project_sites(
+    student: Compressed, task: Task, stage: Stage, schemes: Mapping[str, Scheme], found: Compressed | None = None
+) -> dict[str, Tensor]:
     """Project every site from where it stands; tensors with equal schemes together, so that they may share a budget.
 
-    Returns what was projected: dense weights that learn behind the codes go on from there.
+    Returns what was projected: dense weights that learn behind the codes go on from there. ``found`` is what blocks are
+    reconstructed to, where the stage does that; the student as it stands where it is ``None``.
     """
     sources = {name: student.source(name) for name in schemes}
     for name, w in sources.items():
         with naming(name):
             check_weight(w)
+    if isinstance(stage.projector, BlockProjector):
+        original = found or Compressed(student.base).eval()
+        for names in stage.projector.groups(student, list(schemes)):
+            group = {name: schemes[name] for name in names}
+            with naming(names[0]):
+                student.encode(stage.projector.project(student, original, group, task), group)
+        return sources
     if stage.projector is not None:
         rule = stage.metric.begun(student, list(schemes), task)
         for name, scheme in schemes.items():

@@ -225,7 +225,7 @@ def test_relative_change(before: list[float], after: list[float], change: float)
 def test_a_checkpoint_does_not_hold_what_a_stage_found(tmp_path: Path) -> None:
     model = seeded(chain())
     learning = Stage("q", {WEIGHTS: Uniform(4)}, training=Training(1), repairs=(BiasCorrection(),))
-    with pytest.raises(SelectionError, match="'q' learns and then repairs"):
+    with pytest.raises(SelectionError, match="'q' learns and repairs"):
         run(model, task(model, IMAGES), Recipe("r", (learning,)), folder=tmp_path)
     stages = (Stage("q", {WEIGHTS: Uniform(2)}, repairs=(BiasCorrection(3),)), Stage("w", {WEIGHTS: Uniform(1)}))
     student, _ = run(model, task(model, IMAGES), Recipe("r", stages), folder=tmp_path)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.task import Example, Task
-from featherweight.metrics.responses import LayerResponses, Responses
+from featherweight.metrics.responses import LayerResponses, RectifiedResponses, Responses
 from featherweight.schemes.product import Product
 from featherweight.schemes.sparse import Magnitude, Sparse
 from featherweight.solvers.net_trim import NetTrim
@@ -106,3 +106,19 @@ def test_data_that_says_nothing(name: str) -> None:
         assert bool(torch.isfinite(code.decode()).all())
         trimmed = NetTrim(0.1).project(Sparse(Magnitude()), w, metric).decode()
         assert float(metric.error(trimmed)) <= float(metric.error(torch.zeros_like(w))) + 1e-9
+
+
+@torch.no_grad()
+def test_rectifiers_are_found_and_outputs_are_those_of_the_stages_beginning() -> None:
+    model, changed = Net(), Net()
+    student = Compressed(changed).eval()
+    rule = RectifiedResponses().begun(student, ["conv.weight", "head.weight"], task(model))
+    kept = changed.conv.weight.clone()
+    student.renew("conv.weight", 2 * kept)
+    found = rule.measure(student, ["conv.weight", "head.weight"], task(model))
+    conv, head = found["conv.weight"], found["head.weight"]
+    assert isinstance(conv, Responses) and isinstance(head, Responses)
+    assert (conv.rectified, head.rectified) == (True, False)
+    torch.testing.assert_close(conv.outputs, conv.inputs @ kept.flatten(1).T)
+    torch.testing.assert_close(conv.error(kept), torch.tensor(0.0, dtype=torch.float64))
+    torch.testing.assert_close(head.outputs, 0.5 * head.inputs @ changed.head.weight.T)

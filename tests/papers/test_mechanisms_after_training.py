@@ -15,10 +15,13 @@ from featherweight.metrics.diagonal import Curvature
 from featherweight.metrics.hessian import Kronecker
 from featherweight.metrics.responses import LayerResponses, Responses
 from featherweight.papers import (
+    adaround,
+    brecq,
     net_trim,
     optimal_brain_damage,
     product_quantization,
     q_cnn,
+    qdrop,
     rate_distortion_compression,
     statistical_nlu_compression,
     vector_quantization_cnn,
@@ -31,6 +34,8 @@ from featherweight.schemes.product import Product, ProductCode
 from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import Fit, PerChannel, Uniform, UniformCode
 from featherweight.search.budget import nearness
+from featherweight.solvers.reconstruction import BlockReconstruction
+from featherweight.solvers.rounding import AdaRound
 from featherweight.tasks import find
 
 DIGITS = find("digits")
@@ -81,6 +86,37 @@ def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: n
     assert weights[0] < weights[1]
     assert outputs[2] < 0.9 * outputs[1] and outputs[1] < 0.6 * outputs[0]
     assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def test_rounding_that_is_learned_keeps_outputs_nearer(digits_model: nn.Module) -> None:
+    """Nagel et al. 2020: weights are farther than by rounding to nearest, at most a step each, outputs much nearer."""
+    learned = adaround.recipe("digits", bits=3).stages[0]
+    quick = replace(learned, projector=AdaRound(steps=400, lr=0.04))
+    nearest = replace(learned, projector=None, metric=MagnitudeRule())
+    away, outputs, codes = [], [], []
+    for stage in (nearest, quick):
+        student, (coverage,) = run(digits_model, DIGITS, Recipe("round", (stage,)))
+        away.append(coverage.touched["conv3.weight"])
+        outputs.append(100 - nearness(student, digits_model, DIGITS))
+        codes.append(student.codes["conv1.weight"])
+    assert away[0] < away[1] and outputs[1] < 0.6 * outputs[0]
+    first, second = codes
+    assert isinstance(first, UniformCode) and isinstance(second, UniformCode)
+    assert torch.equal(first.scales.decode(), second.scales.decode())
+    assert (first.levels - second.levels).abs().max() == 1
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+
+
+def test_rounding_behind_quantized_activations_that_are_dropped_at_random(digits_model: nn.Module) -> None:
+    """Li et al. 2021 and Wei et al. 2022, 2 bits: learned by blocks, outputs are nearer; with activations too."""
+    for made in (brecq.recipe("digits"), qdrop.recipe("digits", bits=2)):
+        (stage,) = made.stages
+        assert isinstance(stage.projector, BlockReconstruction)
+        outputs = []
+        for solver in (None, replace(stage.projector, steps=150, lr=0.05)):
+            student, _ = run(digits_model, DIGITS, Recipe("round", (replace(stage, projector=solver),)))
+            outputs.append(100 - nearness(student, digits_model, DIGITS))
+        assert outputs[1] < 0.75 * outputs[0]
 
 
 def test_damage_by_curvature_raises_the_loss_less_than_by_magnitude(digits_model: nn.Module) -> None:

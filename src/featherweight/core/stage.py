@@ -321,6 +321,23 @@ class Projector(ABC):
         """The code of ``scheme`` that is best for ``w`` in ``metric``."""
 
 
+class BlockProjector(ABC):
+    """Projects several parameters together, by what a part of the model answers: reconstruction."""
+
+    @abstractmethod
+    def groups(self, student: "Compressed", names: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The parameters in the order in which they are projected, those in one group that are projected together."""
+
+    @abstractmethod
+    def project(
+        self, student: "Compressed", original: "Compressed", schemes: Mapping[str, Scheme], task: Task
+    ) -> dict[str, Code]:
+        """The codes of one group, with all groups before it coded in the student, which is not changed.
+
+        ``original`` is the student as the stage found it, with the stage's edits, and without its codes and taps.
+        """
+
+
 @dataclass(frozen=True)
 class Repaired:
     """What a repair did.
@@ -353,14 +370,14 @@ class Stage:
 
     ``schemes`` maps patterns on parameter names (or :class:`Sites`) to schemes; the first match wins. An empty mapping
     only learns, in every code there is. ``objective`` ``None`` is the task's own loss. ``projector`` replaces the
-    schemes' own projection at schedule targets; parameters are then projected one after the other, each measured with
-    the ones before it already compressed. ``repairs`` are made at the end, one after the other.
+    schemes' own projection at schedule targets; parameters are then projected one after the other, or group by group,
+    each measured with the ones before it already compressed. ``repairs`` are made at the end, one after the other.
     """
 
     name: str
     schemes: Mapping[str | Sites, Scheme] = field(default_factory=dict)
     metric: MetricRule = MagnitudeRule()
-    projector: Projector | None = None
+    projector: Projector | BlockProjector | None = None
     edit: EditRule | None = None
     tap: TapRule | None = None
     schedule: Schedule = OneShot()

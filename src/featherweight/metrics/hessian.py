@@ -118,7 +118,7 @@ class Kronecker(MetricRule):
                 with _outputs(layers) as outputs:
                     result = _run(swapped, batch, task)
                 for draw in range(self.draws):
-                    value, count = _probe(result, task, self.temperature)
+                    value, count = probe(result, task, self.temperature)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
@@ -139,7 +139,7 @@ def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
 
 
-def _probe(outputs: Any, task: Task, temperature: float) -> tuple[Tensor, int]:
+def probe(outputs: Any, task: Task, temperature: float = 1.0) -> tuple[Tensor, int]:
     """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
     found = [each.float() for each in tensors_of(outputs)]
     if not found:
@@ -308,7 +308,8 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
                 for lead, each in ((1, layer.kernel_size), (1, layer.dilation), (0, layer.padding), (1, layer.stride))
             )
             unfolded = F.unfold(x.unsqueeze(2) if flat else x, kernel, dilation, padding, stride)
-            parts = unfolded.reshape(len(unfolded), layer.groups, -1, unfolded.shape[-1])
+            shape = (len(unfolded), layer.groups, unfolded.shape[1] // layer.groups, unfolded.shape[2])
+            parts = unfolded.reshape(shape)
             rows: Tensor = parts.permute(1, 0, 3, 2).flatten(1, 2)
             return rows
         case _:

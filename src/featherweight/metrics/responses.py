@@ -1,7 +1,7 @@
 """What a layer should answer: inputs of its weight, and the outputs that the original model gives there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -12,6 +12,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.metric import Full, Metric
 from featherweight.core.stage import MetricRule
+from featherweight.core.tap import Operator, Place, watching
 from featherweight.core.task import Task, call, device_of, evaluating, moved
 from featherweight.metrics.hessian import patches
 
@@ -27,10 +28,16 @@ class Responses(Full):
     inputs: Tensor
     outputs: Tensor
     bias: Tensor  # [rows]; zeros where the layer has none
+    rectified: bool = False  # whether all that is made of the outputs is their rectification
+
+    def answered(self, outputs: Tensor) -> Tensor:
+        """What is seen of outputs: themselves, or ``max(y + b, 0)``."""
+        return (outputs + self.bias.to(outputs)).relu() if self.rectified else outputs
 
     def error(self, v: Tensor) -> Tensor:
-        """``‖Y − X Vᵀ‖² / n``, a scalar in float64."""
-        residual = self.outputs.double() - self.inputs.double() @ v.flatten(1).double().T
+        """``‖f(Y) − f(X Vᵀ)‖² / n``, a scalar in float64, with ``f`` what is seen of outputs."""
+        answers = self.answered(self.inputs.double() @ v.flatten(1).double().T)
+        residual = self.answered(self.outputs.double()) - answers
         return residual.square().sum() / len(residual)
 
 
@@ -52,8 +59,15 @@ class LayerResponses(MetricRule):
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
-        original = task.model()
+        original = self._original(student, task)
         return {name: self._one(student, original, name, task) for name in names}
+
+    def _original(self, student: Compressed, task: Task) -> nn.Module:
+        return task.model()
+
+    def _rectified(self, original: nn.Module, layer: nn.Module, batch: Any) -> bool:
+        """Whether outputs are to be seen through a rectifier."""
+        return False
 
     def _one(self, student: Compressed, original: nn.Module, name: str, task: Task) -> Metric:
         owner = name.rpartition(".")[0]
@@ -64,7 +78,7 @@ class LayerResponses(MetricRule):
         generator = torch.Generator(device="cpu").manual_seed(self.seed)
         theirs, ours = [], []
         batches = list(islice(iter(task.calibration_data()), self.batches))
-        sizes = [_size(batch) for batch in batches]
+        sizes = [batch_size(batch) for batch in batches]
         for batch, size in zip(batches, sizes, strict=True):
             rows = _rows(original, layer, batch)
             share = max(self.samples * size // max(sum(sizes), 1), 1)
@@ -82,10 +96,50 @@ class LayerResponses(MetricRule):
         bias = layer.bias if isinstance(layer, nn.Linear | nn.Conv2d) else None
         found = torch.zeros(len(w), dtype=w.dtype) if bias is None else bias.detach()
         x = inputs.double()
-        return Responses(x.T @ x / len(x), inputs=inputs, outputs=outputs, bias=found.to(student.device))
+        return Responses(
+            x.T @ x / len(x),
+            inputs=inputs,
+            outputs=outputs,
+            bias=found.to(student.device),
+            rectified=self._rectified(original, layer, batches[0]),
+        )
 
 
-def _size(batch: Any) -> int:
+@dataclass(frozen=True)
+class RectifiedResponses(LayerResponses):
+    """The same, where outputs that a rectifier follows count as it leaves them (Nagel et al. 2020, section 3.5).
+
+    Outputs are those of the student as the stage found it, so that norms may be folded before. A layer is followed by
+    a rectifier where that takes in the very tensor that the layer gives, and nothing in between.
+    """
+
+    original: Compressed | None = field(default=None, repr=False, compare=False)
+
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "RectifiedResponses":
+        return replace(self, original=Compressed(student.base).eval())
+
+    def _original(self, student: Compressed, task: Task) -> nn.Module:
+        return (self.original or Compressed(student.base).eval()).base
+
+    def _rectified(self, original: nn.Module, layer: nn.Module, batch: Any) -> bool:
+        given: list[Tensor] = []
+        rectified = False
+
+        def note(place: Place, x: Tensor) -> Tensor:
+            nonlocal rectified
+            rectified |= place.call.operator is Operator.RELU and place.operand == 0 and any(x is y for y in given)
+            return x
+
+        handle = layer.register_forward_hook(lambda module, args, y: given.append(y))
+        try:
+            with evaluating(original), watching(original, note):
+                call(original, moved(batch, device_of(original)))
+        finally:
+            handle.remove()
+        return rectified
+
+
+def batch_size(batch: Any) -> int:
     """How many samples a batch holds, by its first tensor."""
     inputs = batch[0] if isinstance(batch, tuple | list) else batch
     first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs

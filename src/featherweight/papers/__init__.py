@@ -5,7 +5,9 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
+    adaround,
     binaryconnect,
+    brecq,
     deep_compression,
     deeptwist,
     dettmers_8bit,
@@ -40,6 +42,7 @@ from featherweight.papers import (
     pruning_filters,
     q_cnn,
     qat_jacob,
+    qdrop,
     qnn,
     quantized_cnn_tnnls,
     rate_distortion_compression,
@@ -75,6 +78,9 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "lc-pruning": lc_pruning.paper,
     "soft-weight-sharing": soft_weight_sharing.paper,
     "gptq": gptq.paper,
+    "adaround": adaround.paper,
+    "brecq": brecq.paper,
+    "qdrop": qdrop.paper,
     "watersic": watersic.paper,
     "qat-jacob": qat_jacob.paper,
     "qnn": qnn.paper,
