@@ -1,0 +1,81 @@
+"""What the papers on language models after training are about, at work on the digits."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from featherweight import file
+from featherweight.core.compressed import Compressed
+from featherweight.core.stage import Recipe, everywhere
+from featherweight.core.task import measure
+from featherweight.papers import sparsegpt, wanda
+from featherweight.run import run
+from featherweight.schemes.amounts import Amount, Fraction, NToM
+from featherweight.schemes.sparse import Sparse, SparseCode
+from featherweight.schemes.uniform import Uniform
+from featherweight.search.budget import nearness
+from featherweight.tasks import find
+
+DIGITS = find("digits")
+
+
+def test_the_sweep_prunes_nearer_than_norms_and_norms_nearer_than_magnitudes(digits_model: nn.Module) -> None:
+    """Sun et al. 2023, table 2: SparseGPT, Wanda and magnitudes at the same sparsity and pattern."""
+    for amount in (None, NToM(1, 4)):
+        magnitudes = everywhere("prune", Sparse(amount or Fraction(0.5)))
+        errors = []
+        for recipe in (
+            sparsegpt.recipe("digits", amount=amount),
+            wanda.recipe("digits", amount=amount),
+            Recipe("magnitude", (magnitudes,)),
+        ):
+            student, _ = run(digits_model, DIGITS, recipe)
+            errors.append(100 - nearness(student, digits_model, DIGITS))
+        assert errors[0] < errors[1] < errors[2], amount
+
+
+@pytest.mark.parametrize("amount", [Fraction(0.5), NToM(2, 4)], ids=str)
+def test_a_pruned_file_is_loaded_with_its_pattern(digits_model: nn.Module, amount: Amount) -> None:
+    student, _ = run(digits_model, DIGITS, sparsegpt.recipe("digits", amount=amount, values=Uniform(4)))
+    loaded, _ = file.load(file.encode(student, number=DIGITS.number), DIGITS.architecture())
+    for name, code in student.codes.items():
+        assert isinstance(code, SparseCode)
+        assert torch.equal(loaded.weight(name), code.decode())
+        if isinstance(amount, NToM):
+            rows = code.support.flatten(1)
+            runs = nn.functional.pad(rows, (0, -rows.shape[1] % 4)).reshape(-1, 4)
+            assert int(runs.sum(1).max()) <= 2
+    assert measure(loaded, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
+
+
+def test_wanda_is_its_formula(digits_model: nn.Module) -> None:
+    """Sun et al. 2023, equation 1, by hand: ``|W_ij| ‖X_j‖₂`` within each output, inputs from behind pruned layers."""
+    student, _ = run(digits_model, DIGITS, wanda.recipe("digits"))
+    partly = Compressed(digits_model).eval()
+    for name, code in student.codes.items():
+        assert isinstance(code, SparseCode)
+        w = digits_model.get_parameter(name).detach()
+        layer = partly.base.get_submodule(name.removesuffix(".weight"))
+        x = _inputs(partly, layer)
+        scores = w.flatten(1).abs().double() * x.double().norm(dim=0)
+        for row, support in zip(scores, code.support.flatten(1), strict=True):
+            kept = len(row) - round(len(row) / 2)
+            assert int(support.sum()) == min(kept, int((row > 0).sum()))
+            assert float(row[~support].max()) <= float(row[support].min())
+        assert torch.equal(code.decode(), w * code.support)
+        partly.encode({name: code}, {name: Sparse(Fraction(0.5))})
+
+
+def _inputs(model: nn.Module, layer: nn.Module) -> Tensor:
+    found: list[Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, args: found.append(args[0].detach()))
+    with torch.no_grad():
+        for batch in DIGITS.calibration_data():
+            model(batch[0])
+    handle.remove()
+    x = torch.cat(found)
+    if isinstance(layer, nn.Linear):
+        return x.flatten(0, -2)
+    assert isinstance(layer, nn.Conv2d)
+    columns = nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+    return columns.transpose(1, 2).flatten(0, 1)
