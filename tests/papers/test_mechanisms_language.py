@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, everywhere
+from featherweight.core.tap import Operator
 from featherweight.core.task import measure
-from featherweight.papers import sparsegpt, wanda
+from featherweight.papers import awq, smoothquant, sparsegpt, wanda
 from featherweight.run import run
 from featherweight.schemes.amounts import Amount, Fraction, NToM
 from featherweight.schemes.sparse import Sparse, SparseCode
-from featherweight.schemes.uniform import Uniform
+from featherweight.schemes.uniform import Fit, PerChannel, Uniform, UniformCode
 from featherweight.search.budget import nearness
 from featherweight.tasks import find
 
@@ -64,6 +65,36 @@ def test_wanda_is_its_formula(digits_model: nn.Module) -> None:
             assert float(row[~support].max()) <= float(row[support].min())
         assert torch.equal(code.decode(), w * code.support)
         partly.encode({name: code}, {name: Sparse(Fraction(0.5))})
+
+
+def test_weights_whose_inputs_are_large_are_rounded_finer(digits_model: nn.Module) -> None:
+    """Lin et al. 2023: the same levels, nearer outputs, once scales have moved between layers; and into the file."""
+    plain = everywhere("quantize", Uniform(3, granularity=PerChannel(), fit=Fit.SEARCH))
+    errors = []
+    for recipe in (awq.recipe("digits", bits=3), Recipe("plain", (plain,))):
+        student, covered = run(digits_model, DIGITS, recipe)
+        errors.append(100 - nearness(student, digits_model, DIGITS))
+    assert errors[0] < 0.95 * errors[1]
+    student, (scaled, _, _) = run(digits_model, DIGITS, awq.recipe("digits", bits=3))
+    assert scaled.repaired["conv1.weight"] > 0
+    loaded, _ = file.load(file.encode(student, number=DIGITS.number), DIGITS.architecture())
+    for name, code in student.codes.items():
+        assert torch.equal(loaded.weight(name), code.decode())
+        assert not isinstance(code, UniformCode) or code.bits == 3
+
+
+def test_smoothed_models_run_in_eight_bits_from_their_file(digits_model: nn.Module) -> None:
+    """Xiao et al. 2022: weights and what they take in."""
+    student, (smoothed, _, _) = run(digits_model, DIGITS, smoothquant.recipe("digits"))
+    assert smoothed.repaired and all(
+        isinstance(code, UniformCode) for n, code in student.codes.items() if "weight" in n
+    )
+    assert sum(place.call.operator in (Operator.LINEAR, Operator.CONVOLVE) for place in student.sites) > 0
+    assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
+    loaded, _ = file.load(file.encode(student, number=DIGITS.number), DIGITS.architecture())
+    batch = next(iter(DIGITS.selection()))  # type: ignore[misc]
+    with torch.no_grad():
+        assert torch.equal(loaded(batch[0]), student(batch[0]))
 
 
 def _inputs(model: nn.Module, layer: nn.Module) -> Tensor:

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 from featherweight.core.errors import SelectionError
 from featherweight.papers import (
+    awq,
     binaryconnect,
     deep_compression,
     deeptwist,
@@ -45,6 +46,7 @@ from featherweight.papers import (
     rate_distortion_compression,
     ristretto,
     shiftcnn,
+    smoothquant,
     soft_weight_sharing,
     sparsegpt,
     statistical_nlu_compression,
@@ -79,6 +81,8 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "gptq": gptq.paper,
     "sparsegpt": sparsegpt.paper,
     "wanda": wanda.paper,
+    "awq": awq.paper,
+    "smoothquant": smoothquant.paper,
     "watersic": watersic.paper,
     "qat-jacob": qat_jacob.paper,
     "qnn": qnn.paper,
