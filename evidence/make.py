@@ -15,11 +15,12 @@ from pathlib import Path
 
 import featherweight as fw
 from featherweight.core.stage import Cubic, Learn, Recipe, Stage, Training
-from featherweight.papers import deep_compression, lsq
+from featherweight.papers import deep_compression, lsq, watersic
 from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
+from featherweight.search.budget import Trial
 from featherweight.search.precision import post_training
 from featherweight.tasks import find
 from featherweight.training.loop import Progress
@@ -86,7 +87,12 @@ MADE = {
     "resnet20-w4a8": ("cifar10-resnet20", lambda task: post_training(4, 8, exceptions=ENDS)),
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
     "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=50)),
+    "resnet20-ptq-small": ("cifar10-resnet20", watersic.priced),
+    "resnet20-ptq-lossless": ("cifar10-resnet20", watersic.priced),
 }
+
+BUDGETS = {"resnet20-ptq-small": fw.Budget(size=64_000), "resnet20-ptq-lossless": fw.Budget(size=84_000)}
+"""Of recipes with a price of a bit, which is searched: no training, and 512 images without labels."""
 
 
 def make(name: str, checkpoint: str | None) -> None:
@@ -99,7 +105,13 @@ def make(name: str, checkpoint: str | None) -> None:
             seconds = time.monotonic() - start
             print(f"{name}: {progress.stage} {progress.epoch}/{progress.epochs}, {seconds:.0f} s", file=sys.stderr)
 
-    result = fw.compress(task, recipe(task_name), checkpoint=checkpoint and Path(checkpoint) / name, watch=watch)
+    def tell(trial: Trial) -> None:
+        print(f"{name}: {trial.size} bytes, drop {trial.drop:.2f}, {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+    budget = BUDGETS.get(name)
+    folder = Path(checkpoint) / name if checkpoint and budget is None else None
+    result = fw.compress(task, recipe(task_name), budget, checkpoint=folder, watch=watch, tell=tell)
+    print(f"{name}: made in {time.monotonic() - start:.0f} s", file=sys.stderr)
     size = result.save(HERE / f"{name}.fwt", recipe=True)
     claims = result.claims
     assert claims is not None

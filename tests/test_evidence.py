@@ -18,6 +18,8 @@ LIMITS = {
     "lenet300-small": ("mnist-lenet300", 5_300, 1.80, False),
     "resnet20-w4a4": ("cifar10-resnet20", 125_000, 9.0, False),
     "resnet20-w2a2": ("cifar10-resnet20", 75_000, 11.5, False),
+    "resnet20-ptq-small": ("cifar10-resnet20", 64_000, 9.27, False),
+    "resnet20-ptq-lossless": ("cifar10-resnet20", 84_000, 8.57, True),
     "resnet20-w8a8": ("cifar10-resnet20", 290_000, 8.4, True),
     "resnet20-w4a8": ("cifar10-resnet20", 125_000, 8.6, True),
 }
@@ -47,11 +49,11 @@ def test_size_and_claims(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_all_besides_the_streams_is_under_64_bytes_or_a_kilobyte_with_activations(name: str) -> None:
-    """The quantizers of activations are in the header, each with its place in the network."""
+def test_all_besides_the_streams_is_under_64_bytes_or_a_kilobyte_with_edits_or_activations(name: str) -> None:
+    """Edits, and the quantizers of activations with their places in the network, are in the header."""
     _, contents = contents_of(name)
     streams = sum(sum(file.stream_bits(code).values()) for code in contents.codes.values()) / 8
-    assert contents.size - streams < (1024 if contents.header.taps else 64)
+    assert contents.size - streams < (1024 if contents.header.taps or contents.header.edits else 64)
 
 
 @pytest.mark.parametrize("name", LIMITS)

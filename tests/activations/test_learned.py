@@ -87,6 +87,16 @@ def test_quantized_gradients_lie_on_their_grid_and_are_right_on_average() -> Non
     assert float((total / 300 - g).abs().max()) < 0.1 * float(g.abs().max())
 
 
+def test_random_rounding_of_small_gradients_leans_to_no_side_in_bfloat16() -> None:
+    g = 0.01 * draw(64, 2048)
+    g[:, 0] = 1.0  # the largest: all others are far below a step
+    x = torch.zeros(64, 2048, dtype=torch.bfloat16, requires_grad=True)
+    torch.manual_seed(7)  # another than the gradient's, whose draws would follow it
+    QuantizedGradient(6)(x).backward(g.bfloat16())
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16
+    assert abs(float((x.grad.float() - g)[:, 1:].mean())) < 3e-4
+
+
 def test_learning_functions_settle_in_the_student_and_in_the_file() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))

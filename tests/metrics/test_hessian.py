@@ -9,7 +9,7 @@ from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Example, Quality, Task
-from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker
+from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, shrunk
 from featherweight.schemes.uniform import Uniform
 from featherweight.solvers.sweep import ColumnSweep
 
@@ -130,7 +130,7 @@ def test_the_curvature_of_a_linear_model_is_that_of_its_squared_error() -> None:
         "t", lambda: model, lambda: model, lambda: Example((data[0],)), calibration=lambda: data, quality=SQUARED
     )
     student = Compressed(model).eval()
-    found = Kronecker(batches=40, draws=4).measure(student, ["0.weight", "1.weight"], asked)
+    found = Kronecker(batches=40, draws=4, shrink=False).measure(student, ["0.weight", "1.weight"], asked)
     metric = found["0.weight"]
     assert isinstance(metric, Full) and metric.rows is not None
     expected = model[1].weight.detach().double().square().sum(0)
@@ -147,7 +147,9 @@ def test_classifiers_are_measured_by_labels_of_their_own() -> None:
     model = nn.Linear(4, 3)
     data = [torch.randn(500, 4) for _ in range(8)]
     asked = Task("t", lambda: model, lambda: model, lambda: Example((data[0],)), calibration=lambda: data)
-    metric = Kronecker(batches=8, draws=4).measure(Compressed(model).eval(), ["weight"], asked)["weight"]
+    metric = Kronecker(batches=8, draws=4, temperature=1.0).measure(Compressed(model).eval(), ["weight"], asked)[
+        "weight"
+    ]
     assert isinstance(metric, Full) and metric.rows is not None
     p = torch.cat([model(x).softmax(1) for x in data]).detach().double()
     torch.testing.assert_close(metric.rows, (p * (1 - p)).mean(0), rtol=0.05, atol=0)
@@ -202,3 +204,18 @@ def test_else_it_is_an_error(name: str, error: type[Exception]) -> None:
     model = Net()
     with pytest.raises(error):
         InputMoment().measure(Compressed(model).eval(), [name], task(model))
+
+
+def test_moments_of_few_samples_are_drawn_to_the_identity_and_come_nearer_to_the_truth() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(0.5, 2.0, 40, dtype=torch.float64)
+    truth = torch.diag(spread.square())
+    x = torch.randn(30, 40, generator=generator, dtype=torch.float64) * spread
+    few = x.T @ x / len(x)
+    found = shrunk(few[None], len(x))[0]
+    torch.testing.assert_close(found.trace(), few.trace())
+    assert float((found - truth).norm()) < 0.5 * float((few - truth).norm())
+    assert float(torch.linalg.eigvalsh(found)[0]) > 0.1
+    many = torch.randn(20_000, 40, generator=generator, dtype=torch.float64) * spread
+    moment = many.T @ many / len(many)
+    torch.testing.assert_close(shrunk(moment[None], len(many))[0], moment, rtol=0, atol=0.02)

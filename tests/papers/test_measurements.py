@@ -24,10 +24,12 @@ def test_a_measurement_is_of_the_recipe_as_it_stands(found: Measurement) -> None
     assert found.task in BUILT_IN and 0 < found.bytes < found.bytes_before
 
 
-def test_measurements_are_on_the_stand_ins_that_papers_name() -> None:
-    """Those that are missing yet are told by ``featherweight papers --measured``."""
+def test_every_paper_is_measured_on_each_of_its_stand_ins_and_nowhere_else() -> None:
     wanted = {(name, task) for name, make in PAPERS.items() for task in make().measured_on}
-    assert {(found.paper, found.task) for found in FOUND} <= wanted
+    found = {(each.paper, each.task) for each in FOUND}
+    missing, strange = sorted(wanted - found), sorted(found - wanted)
+    assert not missing, f"measure {missing}: featherweight reproduce PAPER --task TASK --record FOLDER"
+    assert not strange, f"{strange} are no stand-ins of their papers: delete these records"
 
 
 def test_a_changed_setting_is_another_digest_and_a_changed_remark_is_not() -> None:

@@ -1,5 +1,6 @@
 """What the papers on compression without a training run are about, at work on the digits."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.stage import MagnitudeRule, OneShot, Recipe, Stage, Training, everywhere
 from featherweight.core.task import measure
 from featherweight.metrics.diagonal import Curvature
+from featherweight.metrics.hessian import Kronecker
 from featherweight.metrics.responses import LayerResponses, Responses
 from featherweight.papers import (
     net_trim,
@@ -20,12 +22,14 @@ from featherweight.papers import (
     rate_distortion_compression,
     statistical_nlu_compression,
     vector_quantization_cnn,
+    watersic,
 )
 from featherweight.run import run
 from featherweight.schemes.codebook import Codebook, Optimal
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import Product, ProductCode
 from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.uniform import Fit, PerChannel, Uniform, UniformCode
 from featherweight.search.budget import nearness
 from featherweight.tasks import find
 
@@ -147,3 +151,40 @@ def test_trimmed_layers_keep_their_outputs_and_most_weights_go(digits_model: nn.
         digits_model, DIGITS, Recipe("plain", (Stage("prune", {"fc*.weight": Sparse(Fraction(1 - kept / 17_024))}),))
     )
     assert nearness(student, digits_model, DIGITS) > nearness(plain, digits_model, DIGITS)
+
+
+def test_a_bit_buys_the_same_in_every_layer(digits_model: nn.Module) -> None:
+    """Steps follow the curvature, so that every layer's share of the loss a weight is that of the price."""
+    task = replace(DIGITS, model=lambda: digits_model)
+    student, _ = run(digits_model, task, watersic.recipe("digits", price=1e-9))
+    rule = Kronecker()
+    names = [name for name in student.codes if name.endswith("weight")]
+    original = Compressed(digits_model).eval()
+    metrics = rule.measure(original, names, task)
+    losses = []
+    for name in names:
+        code = student.codes[name]
+        assert isinstance(code, UniformCode)
+        w = digits_model.get_parameter(name).detach()
+        moved = code.levels.abs().sum(tuple(range(1, w.ndim))) > 0  # rows that have any level: others are free
+        losses.append(float(metrics[name].distance(w, code.decode())) / (int(moved.sum()) * w[0].numel()))
+    expected = 1e-9 / (2 * math.log(2))
+    assert all(0.2 * expected < loss < 5 * expected for loss in losses)
+
+
+def test_the_sweep_at_one_price_is_nearer_than_rounding_in_as_many_bytes(digits_model: nn.Module) -> None:
+    task = replace(DIGITS, model=lambda: digits_model)
+    original = Compressed(digits_model).eval()
+    ours, _ = run(digits_model, task, watersic.recipe("digits", price=1e-8))
+    rounding = Recipe("rounding", (everywhere("round", Uniform(3, granularity=PerChannel(), fit=Fit.SEARCH)),))
+    theirs, _ = run(digits_model, task, rounding)
+    assert len(file.encode(ours)) < len(file.encode(theirs))
+    assert nearness(ours, original, task) > nearness(theirs, original, task)
+
+
+def test_scales_and_biases_are_tuned_on_calibration_data_without_labels(digits_model: nn.Module) -> None:
+    task = replace(DIGITS, model=lambda: digits_model, train=None, loss=None)
+    original = Compressed(digits_model).eval()
+    plain, _ = run(digits_model, task, watersic.recipe("digits", price=1e-7))
+    tuned, _ = run(digits_model, task, watersic.recipe("digits", price=1e-7, epochs=10))
+    assert nearness(tuned, original, task) > nearness(plain, original, task)

@@ -10,7 +10,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.plan import plan_stage
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS
-from featherweight.core.stage import Iterative, Learn, Objective, Recipe, Stage, Tap, Training
+from featherweight.core.stage import Homotopy, Iterative, Learn, Objective, Recipe, Stage, Tap, Training
 from featherweight.core.task import Example, Task, measure
 from featherweight.papers import lc_framework, lc_pruning, lc_quantization, soft_weight_sharing
 from featherweight.papers.lc_framework import learning_compression
@@ -226,14 +226,14 @@ def test_a_scheme_a_layer(digits_model: nn.Module) -> None:
 
 
 class Soft:
-    """Weights and a mixture that learn together, for ``tau`` a sample; its size after each projection."""
+    """Weights and a mixture that learn together, for ``tau`` a sample, which may rise; its size at each projection."""
 
-    def __init__(self, tau: float) -> None:
-        prior = MixturePrior(tau, Gamma(10.0, 0.02), Gamma(10.0, 0.02))
+    def __init__(self, tau: float, rising: bool) -> None:
+        prior = MixturePrior(tau, Gamma(10.0, 0.02), Gamma(10.0, 0.02), rising=rising)
         stage = Stage(
             "mixture",
             {WEIGHTS: Mixture(13, 0.8)},
-            schedule=Iterative(10, fixed=True),
+            schedule=Homotopy(10, 1.3) if rising else Iterative(10, fixed=True),
             learn=Learn.MUTUAL,
             training=Training(100, 1e-2),
             objective=Objective((TaskLoss(), prior)),
@@ -264,9 +264,10 @@ def _mixture(student: Compressed) -> MixtureCode:
     return code
 
 
-def test_weights_crowd_at_the_means_of_components_that_merge() -> None:
-    soft, faint = Soft(2e-3), Soft(1e-5)
-    assert soft.sizes == sorted(soft.sizes, reverse=True) and soft.sizes[-1] <= 7 < soft.sizes[0]
+@pytest.mark.parametrize("tau, rising", [(2e-3, False), (4e-3, True)])
+def test_weights_crowd_at_the_means_of_components_that_merge(tau: float, rising: bool) -> None:
+    soft, faint = Soft(tau, rising), Soft(1e-5, rising)
+    assert soft.sizes == sorted(soft.sizes, reverse=True) and soft.sizes[-1] <= 8 < soft.sizes[0]
     assert soft.values <= soft.sizes[-1] and soft.zeros > 0.5
     assert soft.apart < 0.05, "every weight is at its component's mean already"
     assert soft.after < 2.5 * soft.before

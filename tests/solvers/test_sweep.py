@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from featherweight.coding import entropy
+from featherweight.core.code import Code
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Full
+from featherweight.core.scheme import Scheme
 from featherweight.schemes.amounts import Amount, Fraction, NToM, RowFraction
 from featherweight.schemes.codebook import Codebook
+from featherweight.schemes.floats import Float
 from featherweight.schemes.sparse import Sparse, SparseCode
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
-from featherweight.solvers.sweep import ColumnSweep, sweep
+from featherweight.schemes.waterfilling import Waterfilling
+from featherweight.solvers.sweep import LAZY, ColumnSweep, sweep
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Alone:
     """A rule that looks at one column and no costs."""
 
     rule: Callable[[torch.Tensor, int], torch.Tensor]
-    run: int = 128
+    run: int = 1
 
     def look_ahead(self, values: torch.Tensor, first: int, costs: torch.Tensor) -> None:
         pass
@@ -29,6 +34,8 @@ class Alone:
     def __call__(self, values: torch.Tensor, column: int, costs: torch.Tensor) -> torch.Tensor:
         return self.rule(values, column)
 
+
+HALF = Sparse(Fraction(0.5))
 
 SCHEMES = [
     Uniform(2),
@@ -158,3 +165,77 @@ def test_survivors_of_a_run_are_chosen_as_they_stand_and_by_what_is_left() -> No
 def test_runs_longer_than_the_sweep_looks_ahead_are_refused() -> None:
     with pytest.raises(SchemeError, match="200 columns"):
         ColumnSweep().project(Sparse(NToM(20, 200)), torch.randn(4, 200), Full(moment(200)))
+
+
+@pytest.mark.parametrize("columns", [LAZY - 1, LAZY, 2 * LAZY + 3])
+def test_lazy_blocks_change_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    w, h = torch.randn(2, 3, columns, dtype=torch.float64), torch.stack([moment(columns), moment(columns, 2.0)])
+    rule = Alone(lambda values, column: values.mul(4).round().div(4))
+    lazy = sweep(w, h, rule)
+    monkeypatch.setattr("featherweight.solvers.sweep.LAZY", 1)
+    torch.testing.assert_close(lazy, sweep(w, h, rule))
+
+
+def test_groups_are_swept_as_if_each_were_alone() -> None:
+    torch.manual_seed(0)
+    w, h = torch.randn(3, 2, 9, dtype=torch.float64), torch.stack([moment(9), moment(9, 2.0), moment(9, 0.1)])
+    rule = Alone(lambda values, column: values.mul(4).round().div(4))
+    alone = [sweep(w[i : i + 1], h[i : i + 1], rule) for i in range(3)]
+    torch.testing.assert_close(sweep(w, h, rule), torch.cat(alone))
+
+
+@dataclass
+class Costs:
+    """Rounds, and adds up what its errors cost by what it is told."""
+
+    total: float = 0.0
+    run: int = 1
+
+    def look_ahead(self, values: torch.Tensor, first: int, costs: torch.Tensor) -> None:
+        pass
+
+    def __call__(self, values: torch.Tensor, column: int, costs: torch.Tensor) -> torch.Tensor:
+        self.total += float((costs * (values - values.round()).square()).sum())
+        return values.round()
+
+
+def test_the_costs_add_up_to_the_distance() -> None:
+    """What the rule is told of each column is what the whole error is made of: without damping, exactly."""
+    torch.manual_seed(0)
+    w, h, g = torch.randn(4, 20, dtype=torch.float64), moment(20), torch.rand(4, dtype=torch.float64) + 0.1
+    rule = Costs()
+    q = sweep(w[None], h[None], rule, g, damping=0.0)[0]
+    torch.testing.assert_close(rule.total, float(Full(h, g).distance(w, q)))
+
+
+@pytest.mark.parametrize("scheme", [Uniform(4, granularity=PerChannel()), Waterfilling(1e-3), Codebook(8)], ids=str)
+def test_a_rate_makes_the_sum_of_errors_and_bits_smaller(scheme: Scheme) -> None:
+    torch.manual_seed(0)
+    w, metric = torch.randn(16, 40), Full(moment(40))
+    price = 0.2
+    plain, traded = (ColumnSweep(price=each).project(scheme, w, metric) for each in (0.0, price))
+
+    def cost(code: Code) -> float:
+        stream = next(each for each in code.streams() if tuple(each.values.shape) == code.shape)
+        return float(metric.distance(w, code.decode())) + price * entropy(stream.values.numpy(), stream.alphabet)
+
+    assert cost(traded) < cost(plain)
+
+
+@pytest.mark.parametrize("values", [Float(), Uniform(4), Codebook(6)], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_pruning_by_the_sweep_is_never_worse_than_by_magnitude(values: Scheme, seed: int) -> None:
+    torch.manual_seed(seed)
+    w, metric = torch.randn(12, 160), Full(moment(160))
+    scheme = Sparse(Fraction(0.5), values)
+    swept, plain = ColumnSweep().project(scheme, w, metric), scheme.project(w)
+    assert metric.distance(w, swept.decode()) <= metric.distance(w, plain.decode())
+    assert int((swept.decode() != 0).sum()) <= w.numel() // 2 + 1
+
+
+def test_pruning_by_the_sweep_is_clearly_better_on_correlated_inputs() -> None:
+    torch.manual_seed(0)
+    w, metric = torch.randn(32, 160), Full(moment(160, 3.0))
+    swept, plain = (each.decode() for each in (ColumnSweep().project(HALF, w, metric), HALF.project(w)))
+    assert metric.distance(w, swept) < 0.5 * metric.distance(w, plain)

@@ -1,5 +1,7 @@
 """The density of soft weight-sharing against torch's own, its gradients, and codes that learn as one mixture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -91,6 +93,9 @@ def test_the_term_is_of_all_tensors_under_one_mixture() -> None:
     expected = torchs(w, code.centres(), deviations, code.log_mixing())
     expected = expected + Gamma(5.0, 2.0)(deviations[:1]) + Gamma(4.0, 1.0)(deviations[1:])
     torch.testing.assert_close(loss, expected)
+    early = replace(tap, target=0.25)
+    torch.testing.assert_close(replace(term, rising=True)(early), expected / 4)
+    torch.testing.assert_close(term(early), expected)
     loss.backward()
     assert all(field.grad is not None and bool(field.grad.any()) for field in fields)
     student.settle()

@@ -201,7 +201,8 @@ class _RoundedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        largest = g.abs().amax(dim=tuple(range(1, g.ndim)), keepdim=True).clamp(min=torch.finfo(g.dtype).tiny)
-        noise = (torch.rand_like(g) - 0.5) / ctx.top
-        unit = (g / (2 * largest) + 0.5 + noise).clamp(0, 1)
-        return 2 * largest * ((unit * ctx.top).round() / ctx.top - 0.5), None
+        wide = g if g.dtype == torch.float64 else g.float()  # in bfloat16, ½ + a small share rounds to one side
+        largest = wide.abs().amax(dim=tuple(range(1, g.ndim)), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
+        noise = (torch.rand_like(wide) - 0.5) / ctx.top
+        unit = (wide / (2 * largest) + 0.5 + noise).clamp(0, 1)
+        return (2 * largest * ((unit * ctx.top).round() / ctx.top - 0.5)).to(g.dtype), None

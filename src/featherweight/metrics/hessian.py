@@ -30,11 +30,13 @@ class InputMoment(MetricRule):
     met as often as their tokens come: ``H`` is the identity and the frequencies weigh the rows; a token that never came
     counts as if it had come once. One layer's moment is in memory at a time, and the model runs no further than the
     layer. Where the rule is not ``required``, weights whose inputs are not known, or that no calibration input reaches,
-    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``.
+    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples
+    are drawn to a multiple of the identity (:func:`shrunk`).
     """
 
     batches: int = 16
     required: bool = True
+    shrink: bool = False
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
@@ -48,7 +50,7 @@ class InputMoment(MetricRule):
             raise SchemeError(
                 f"the inputs that {name} of a {type(layer).__name__} like this meets are not known; leave it out"
             )
-        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer)
+        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer, self.shrink)
         with evaluating(student):
             _stream(student, layer, task, self.batches, moment.add)
         if moment.count:
@@ -92,7 +94,8 @@ class Kronecker(MetricRule):
     is what a unit error of output ``r`` costs: the expected squared gradient with respect to it, summed over the
     positions at which a sample meets the layer, measured once, before anything is projected. Gradients are of
     ``log p(label)`` for labels drawn from the model's own predictions, where the task counts right answers (the Fisher
-    information: no labels are needed); else of a random projection of the outputs (the Gauss-Newton matrix of their
+    information: no labels are needed), at a ``temperature`` that divides the logits, since a network is sure of the
+    images that it has learned; else of a random projection of the outputs (the Gauss-Newton matrix of their
     squared error). Taken to be a diagonal, and independent of ``x`` (Martens and Grosse 2015, arXiv 1503.05671, section
     3). No ``g_r`` is below ``floor`` times the largest of its layer. For an embedding, whose inputs are rows, the sides
     change: ``H`` is the second moment of the gradients.
@@ -103,6 +106,8 @@ class Kronecker(MetricRule):
     floor: float = 1e-3
     seed: int = 0
     required: bool = True
+    shrink: bool = True
+    temperature: float = 4.0
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
@@ -111,7 +116,7 @@ class Kronecker(MetricRule):
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         rule = self if all(name in self.found for name in names) else self.begun(student, names, task)
-        moments = InputMoment(self.batches, self.required).measure(student, names, task)
+        moments = InputMoment(self.batches, self.required, self.shrink).measure(student, names, task)
         return {name: rule._weighed(name, metric) for name, metric in moments.items()}
 
     def _weighed(self, name: str, metric: Metric) -> Metric:
@@ -139,7 +144,7 @@ class Kronecker(MetricRule):
                 with _outputs(layers) as outputs:
                     result = _run(swapped, batch, task)
                 for draw in range(self.draws):
-                    value, count = _probe(result, task)
+                    value, count = _probe(result, task, self.temperature)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
@@ -160,7 +165,7 @@ def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
 
 
-def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
+def _probe(outputs: Any, task: Task, temperature: float) -> tuple[Tensor, int]:
     """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
     found = [each.float() for each in tensors_of(outputs)]
     if not found:
@@ -169,7 +174,7 @@ def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
         raise SchemeError(f"outputs of task {task.name!r} are not finite: look for NaN in model and calibration data")
     samples = len(found[0]) if found[0].ndim else 1
     if task.quality.counts and len(found) == 1:
-        logarithms = found[0].log_softmax(-1)
+        logarithms = (found[0] / temperature).log_softmax(-1)
         drawn = torch.distributions.Categorical(logits=logarithms.detach(), validate_args=False).sample()  # type: ignore[no-untyped-call]
         return logarithms.gather(-1, drawn[..., None]).sum(), samples
     return torch.stack([(each * torch.randn_like(each)).sum() for each in found]).sum(), samples
@@ -178,16 +183,19 @@ def _probe(outputs: Any, task: Task) -> tuple[Tensor, int]:
 class _Moment:
     """``Σ x xᵀ`` of every group, in float64."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.count, self.total = layer, 0, torch.zeros(())
+    def __init__(self, layer: nn.Module, shrink: bool) -> None:
+        self.layer, self.shrink = layer, shrink
+        self.count, self.independent, self.total = 0, 0.0, torch.zeros(())
 
     def add(self, args: tuple[Any, ...]) -> None:
         x = grouped_inputs(self.layer, args[0])
         self.total = self.total.to(x.device) + (x.transpose(1, 2) @ x).double()
         self.count += x.shape[1]
+        self.independent += (len(args[0]) * x.shape[1]) ** 0.5
 
     def metric(self) -> Full:
         hessian = self.total / self.count
+        hessian = shrunk(hessian, self.independent) if self.shrink else hessian
         return Full(hessian[0] if len(hessian) == 1 else hessian)
 
 
@@ -205,6 +213,24 @@ class _Squares:
     def metric(self, w: Tensor) -> Diagonal:
         rows = (self.total / self.count).repeat_interleave(len(w) // len(self.total), 0)
         return Diagonal(rows.reshape(w.shape))
+
+
+def shrunk(moment: Tensor, samples: float) -> Tensor:
+    """``(1 − ρ) S + ρ (tr S / p) I`` of every [p, p] moment ``S``, by the oracle approximating shrinkage.
+
+    ``ρ = ((1 − 2/p) tr S² + tr² S) / ((n + 1 − 2/p) (tr S² − tr² S / p))``, at most 1 (Chen, Wiesel, Eldar and Hero
+    2010, Shrinkage algorithms for MMSE covariance estimation, equation 23). A moment of few samples has directions
+    that none of them happened to have, in which no error would count: a sweep moves all errors there. Positions of one
+    sample are alike, so that ``n`` counts the root of their number a sample, which is ours.
+    """
+    p = moment.shape[-1]
+    trace = moment.diagonal(dim1=-2, dim2=-1).sum(-1)
+    squares = moment.square().sum((-2, -1))
+    apart = (squares - trace.square() / p).clamp(min=1e-300)
+    rho = (((1 - 2 / p) * squares + trace.square()) / ((samples + 1 - 2 / p) * apart)).clamp(0, 1)[..., None, None]
+    return (1 - rho) * moment + rho * (trace / p)[..., None, None] * torch.eye(
+        p, dtype=moment.dtype, device=moment.device
+    )
 
 
 class _Frequencies:

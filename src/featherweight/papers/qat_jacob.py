@@ -18,18 +18,19 @@ DEVIATIONS = (
     "weights have a scale for each output channel: γ/σ of a norm then moves into the scales exactly, so simulating the "
     "fold while training and folding at the end give the same levels, and the norm stays live",
     "symmetric weight levels without −128, instead of affine ones",
-    "Adam; few epochs from trained float weights",
+    "Adam; few epochs from trained float weights, on CIFAR-10 one",
 )
+EPOCHS = {"cifar10-resnet20": 1}
 
 
-def recipe(task: str = "", *, bits: int = 8, epochs: int = 5, delay: int = 20) -> Recipe:
+def recipe(task: str = "", *, bits: int = 8, epochs: int | None = None, delay: int = 20) -> Recipe:
     """8-bit weights and activations, ranges by moving averages after a delay, norms folded at the end."""
     learn = Stage(
         "quantize",
         {WEIGHTS: Uniform(bits, granularity=PerChannel())},
         tap=MovingRanges(bits, decay=0.99, delay=delay),
         learn=Learn.LATENT,
-        training=Training(epochs, 1e-4),
+        training=Training(epochs or EPOCHS.get(task, 5), 1e-4),
     )
     side = Stage("side", {"*.bias": Float(Width.FLOAT16)})
     return Recipe("qat-jacob", (learn, Stage("fold", edit=FoldNorms()), side), REFERENCE, DEVIATIONS)

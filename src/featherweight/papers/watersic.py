@@ -23,7 +23,14 @@ DEVIATIONS = (
     "one price of a bit for all layers, in the units of the loss, instead of one rate a layer",
     "symbols are coded by block-adaptive range coding, with classes of rows; norms are folded; biases are in bfloat16",
 )
-PRICES = {"cifar10-resnet20": 8e-8, "mnist-lenet5": 3e-7, "mnist-lenet300": 3e-7, "imagenet-lite0": 3e-8}
+PRICES = {
+    "digits": 1e-8,
+    "cifar10-resnet20": 1e-7,
+    "mnist-lenet5": 1e-8,
+    "mnist-lenet300": 1e-8,
+    "imagenet-lite0": 1e-9,
+    "minilm": 5e-10,
+}
 """Of a bit, in nats of the loss (squared error of the outputs, where a task does not count right answers)."""
 
 
@@ -41,8 +48,13 @@ def recipe(task: str = "", *, price: float | None = None, rate: bool = False, ep
     return Recipe(
         "watersic",
         (
-            Stage("fold", edit=FoldNorms()),
-            Stage("sweep", {WEIGHTS: Waterfilling(paid)}, metric=Kronecker(required=False), projector=sweep),
+            Stage(
+                "sweep",
+                {WEIGHTS: Waterfilling(paid)},
+                metric=Kronecker(required=False),
+                projector=sweep,
+                edit=FoldNorms(),
+            ),
             *((tune,) if epochs else ()),
             Stage("side", {Sites(("*.bias",), optional=True): Float(Width.BFLOAT16)}),
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -111,6 +111,10 @@ class Mixture(Scheme):
             raise SchemeError(f"a share of {self.zero} for the component at zero is not between 0 and 1")
         if self.deviation <= 0 or self.overlap < 0 or (self.reach is not None and self.reach <= 0):
             raise SchemeError("deviation and reach of a mixture are above 0, its overlap is 0 or more")
+
+    def at(self, target: float) -> Self:
+        """Itself: how far the prior pulls is the penalty's business."""
+        return self
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None

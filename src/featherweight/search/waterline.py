@@ -7,6 +7,7 @@ from torch import nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError
+from featherweight.core.site import parameters
 from featherweight.core.stage import Budget, Priced
 from featherweight.core.task import Task
 from featherweight.result import encode
@@ -32,7 +33,7 @@ def within(
 
     Where errors add up, all tensors at one price λ are the best model of their size (Shoham and Gersho 1988, Efficient
     bit allocation for an arbitrary set of quantizers), so that λ is all there is to search. Prices are tried from the
-    recipe's own in steps of four until two of them straddle the limit; sizes are then interpolated in ``log λ``, drops
+    recipe's own until two of them straddle the limit; sizes are then interpolated in ``log λ``, drops
     bisected. Drops are measured on the selection data. Raises ``BudgetError`` with the nearest trial where none is
     good.
     """
@@ -53,7 +54,8 @@ def within(
         small = budget.size is None or trial.size <= budget.size
         return small and (budget.drop is None or trial.drop <= budget.drop)
 
-    _search(priced.price, attempt, budget)
+    entries = sum(p.numel() for _, _, p in parameters(model) if p.ndim > 1)
+    _search(priced.price, attempt, budget, max(entries, 1))
     fitting = [trial for trial in trials.values() if good(trial)]
     if not fitting:
         raise BudgetError(_missed(list(trials.values()), budget, task))
@@ -62,14 +64,14 @@ def within(
     return max(fitting, key=lambda trial: trial.size)
 
 
-def _search(start: float, attempt: Callable[[float], Trial], budget: Budget) -> None:
+def _search(start: float, attempt: Callable[[float], Trial], budget: Budget, entries: int) -> None:
     """Try prices until two that straddle the limit are close; a higher price makes a smaller file and a larger drop."""
 
     def fits(trial: Trial) -> bool:
         if budget.size is not None:
             return trial.size <= budget.size
         assert budget.drop is not None
-        return trial.drop > budget.drop  # a higher price: a smaller file, a larger drop
+        return trial.drop > budget.drop
 
     price, low, high = start, None, None  # `low` does not fit, `high` does
     sizes: dict[float, int] = {}
@@ -81,21 +83,35 @@ def _search(start: float, attempt: Callable[[float], Trial], budget: Budget) -> 
             return
         if high is not None and low is not None and high / low < 1.05:
             return
-        if low is None:
-            assert high is not None
-            price = high / 4
-        elif high is None:
-            price = low * 4
+        if low is None or high is None:
+            price *= _step(trial.size, budget.size, entries, down=low is None)
         else:
             price = _between(low, high, sizes, budget.size)
+
+
+def _step(size: int, limit: int | None, entries: int, *, down: bool) -> float:
+    """The factor to the next price while all that were tried lie on one side of the limit.
+
+    At high rates a doubling of the price doubles the square of the steps, which takes half a bit of every entry. A
+    little further than that, and by a quarter at least, so that the limit is passed; by four where drops are limited.
+    """
+    if limit is None:
+        return 0.25 if down else 4.0
+    doublings = (size - _aim(limit)) / (entries / 16)
+    factor = 2.0 ** (1.1 * doublings)
+    return min(max(factor, 2.0**-16), 0.8) if down else max(min(factor, 2.0**16), 1.25)
+
+
+def _aim(limit: int) -> float:
+    """In the middle of what is good enough."""
+    return limit * (1 + FULL) / 2
 
 
 def _between(low: float, high: float, sizes: dict[float, int], size: int | None) -> float:
     """A price between two, in logarithms: where a straight line of sizes meets the limit, or halfway."""
     share = 0.5
     if size is not None and sizes[low] > sizes[high]:
-        aim = size * (1 + FULL) / 2
-        share = min(max((sizes[low] - aim) / (sizes[low] - sizes[high]), 0.1), 0.9)
+        share = min(max((sizes[low] - _aim(size)) / (sizes[low] - sizes[high]), 0.1), 0.9)
     return math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
 
 

@@ -51,7 +51,7 @@ def sweep(w: Tensor, hessian: Tensor, rule: ColumnRule, rows: Tensor | None = No
     w, q = w.clone(), torch.empty_like(w)
     g = torch.ones(groups * height, dtype=w.dtype, device=w.device) if rows is None else rows.to(w)
     price = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal().repeat_interleave(height, 0) * g[:, None]
-    lazy = LAZY // rule.run * rule.run
+    lazy = max(LAZY // rule.run, 1) * rule.run
     for first in range(0, width, lazy):
         last = min(first + lazy, width)
         errors = torch.empty_like(w[:, :, first:last])

@@ -57,11 +57,13 @@ class MixturePrior(Term):
     Soft weight-sharing (Nowlan and Hinton 1992; Ullrich, Meeds and Welling 2017, arXiv 1702.04008, section 3): weights
     and mixture learn together (``Learn.MUTUAL``, :class:`featherweight.schemes.mixture.Mixture`). ``weight`` is
     ``τ / N`` where the task's loss is a mean over samples, of which there are ``N``. ``at_zero`` is the hyper-prior of
-    the component at zero, ``others`` that of each other one; constants are left out.
+    the component at zero, ``others`` that of each other one; constants are left out. ``rising`` multiplies the whole by
+    the schedule's target, as in :class:`Pull`: τ rises to what ``weight`` says.
     """
 
     at_zero: Gamma | None = None
     others: Gamma | None = None
+    rising: bool = False
 
     def __call__(self, tap: Tap) -> Tensor:
         student = tap.student
@@ -72,7 +74,8 @@ class MixturePrior(Term):
                 numbers = id(code.means.decode())
                 groups.setdefault(numbers, (code, []))[1].append(student.parameter(name).flatten())
         losses = [self._loss(torch.cat(weights), code) for code, weights in groups.values()]
-        return torch.stack(losses).sum() if losses else tap.outputs.new_zeros(())
+        share = tap.target if self.rising else 1.0
+        return torch.stack(losses).sum() * share if losses else tap.outputs.new_zeros(())
 
     def _loss(self, w: Tensor, code: MixtureCode) -> Tensor:
         log_deviations = code.log_deviations.decode()
