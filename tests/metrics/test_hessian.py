@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
-from featherweight.core.metric import EUCLIDEAN, Full
+from featherweight.core.metric import EUCLIDEAN, Diagonal, Full
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Example, Quality, Task
-from featherweight.metrics.hessian import InputMoment, Kronecker, shrunk
+from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, shrunk
 from featherweight.schemes.uniform import Uniform
 from featherweight.solvers.sweep import ColumnSweep
 
@@ -54,6 +54,25 @@ def test_each_group_of_a_convolution_has_its_own_moment() -> None:
         outputs = torch.nn.functional.conv2d(model.conv(INPUTS), moved, groups=3)
     found = metric.distance(model.depthwise.weight.detach() + moved, model.depthwise.weight.detach())
     torch.testing.assert_close(float(found), float(outputs.square().sum(1).mean()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ["conv.weight", "depthwise.weight", "head.weight"])
+def test_norms_of_inputs_are_the_diagonal_of_the_moment(name: str) -> None:
+    model = Net()
+    student = Compressed(model).eval()
+    norms, moment = (rule.measure(student, [name], task(model))[name] for rule in (InputNorm(), InputMoment()))
+    w = student.weight(name).detach()
+    assert isinstance(norms, Diagonal) and norms.diagonal.shape == w.shape
+    torch.testing.assert_close(norms.weights(w), moment.weights(w), rtol=1e-6, atol=0)
+
+
+def test_norms_of_inputs_that_are_not_known() -> None:
+    model = Recurring()
+    with pytest.raises(SchemeError, match=r"table\.weight of a Embedding"):
+        InputNorm().measure(Compressed(model).eval(), ["table.weight"], token_task(model))
+    net = Net()
+    with pytest.raises(TaskError, match="reached the layer"):
+        InputNorm().measure(Compressed(net).eval(), ["unused.weight"], task(net))
 
 
 class Recurring(nn.Module):

@@ -7,7 +7,18 @@ from torch import Tensor
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Scores
 from featherweight.schemes.codebook import Codebook
-from featherweight.schemes.sparse import Dropping, Fraction, Gradient, Halves, Scope, Sparse, SparseCode, Surgery
+from featherweight.schemes.sparse import (
+    Dropping,
+    Fraction,
+    Gradient,
+    Halves,
+    NToM,
+    RowFraction,
+    Scope,
+    Sparse,
+    SparseCode,
+    Surgery,
+)
 
 
 def draw(seed: int, *shape: int) -> Tensor:
@@ -93,6 +104,41 @@ def test_halves_of_each_sign(share: float, high: float) -> None:
     assert not bool(support[:3].any())  # an entry of score zero never stays
     again = Halves(share, high, seed=2).support(scores)
     assert not torch.equal(support, again)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7), (4, 3, 3, 3), (11,), ()], ids=str)
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 4), (3, 5), (2, 2)])
+def test_the_most_important_of_every_run_stay(shape: tuple[int, ...], n: int, m: int) -> None:
+    scores = draw(11, *shape).abs()
+    support = NToM(n, m).support(scores)
+    assert support.shape == scores.shape
+    rows, kept = (each.reshape(shape[0] if len(shape) > 1 else 1, -1) for each in (scores, support))
+    for row, stays in zip(rows.tolist(), kept.tolist(), strict=True):
+        for first in range(0, len(row), m):
+            run = row[first : first + m]
+            wanted = set(sorted(range(len(run)), key=run.__getitem__)[-n:])
+            assert {at for at, stay in enumerate(stays[first : first + m]) if stay} == wanted
+    assert torch.equal(NToM(n, m).support(scores * support), support)
+
+
+def test_runs_are_thinned_by_and_by() -> None:
+    w = draw(12, 10, 16)
+    kept = [int(NToM(2, 8).at(target).support(w.abs()).sum()) for target in (0.1, 0.5, 1.0)]
+    assert kept == [7 * 20, 5 * 20, 2 * 20]
+    assert int(NToM(2, 4).support(0 * w).sum()) == 0
+    with pytest.raises(SchemeError, match="5 of 4"):
+        NToM(5, 4)
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (3, 2, 5), (10,)], ids=str)
+def test_every_row_loses_as_much(shape: tuple[int, ...]) -> None:
+    scores = draw(13, *shape).abs() * torch.arange(1, shape[0] + 1).reshape(-1, *[1] * (len(shape) - 1))
+    support = RowFraction(0.3).support(scores)
+    rows, kept = (each.reshape(shape[0] if len(shape) > 1 else 1, -1) for each in (scores, support))
+    assert kept.sum(1).tolist() == [7] * len(rows)
+    for row, stays in zip(rows, kept, strict=True):
+        assert float(row[stays].min()) > float(row[~stays].max())
+    assert int(RowFraction(0.6).at(0.5).support(scores).sum()) == int(support.sum())
 
 
 def test_scores_decide_which_and_nothing_else() -> None:

@@ -12,9 +12,10 @@ from featherweight.core.code import Code
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Full
 from featherweight.core.scheme import Scheme
+from featherweight.schemes.amounts import Amount, Fraction, NToM, RowFraction
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float
-from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.sparse import Sparse, SparseCode
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
 from featherweight.schemes.waterfilling import Waterfilling
 from featherweight.solvers.sweep import LAZY, ColumnSweep, sweep
@@ -25,6 +26,7 @@ class Alone:
     """A rule that looks at one column and no costs."""
 
     rule: Callable[[torch.Tensor, int], torch.Tensor]
+    run: int = 1
 
     def look_ahead(self, values: torch.Tensor, first: int, costs: torch.Tensor) -> None:
         pass
@@ -112,6 +114,59 @@ def test_without_the_full_metric_the_scheme_projects_where_that_is_allowed() -> 
         ColumnSweep().project(Uniform(3), w, EUCLIDEAN)
 
 
+AMOUNTS = [Fraction(0.5), RowFraction(0.5), NToM(2, 4), NToM(1, 3), NToM(5, 100)]
+
+
+@pytest.mark.parametrize("values", [None, Uniform(4)], ids=["as they are", "int4"])
+@pytest.mark.parametrize("amount", AMOUNTS, ids=str)
+def test_pruning_is_never_worse_than_by_magnitude(amount: Amount, values: Uniform | None) -> None:
+    torch.manual_seed(2)
+    w, metric = torch.randn(6, 150), Full(moment(150))
+    scheme = Sparse(amount) if values is None else Sparse(amount).then(values)
+    start, code = scheme.project(w), ColumnSweep().project(scheme, w, metric)
+    assert metric.distance(w, code.decode()) < 0.9 * metric.distance(w, start.decode())
+    assert isinstance(code, SparseCode)
+    # It is the code of what it decodes to: nothing was lost between the sweep and the code.
+    assert torch.equal(code.decode() != 0, code.support) or values is not None
+
+
+@pytest.mark.parametrize("n, m", [(2, 4), (1, 3), (5, 100)])
+def test_the_pattern_of_runs_holds_exactly(n: int, m: int) -> None:
+    torch.manual_seed(3)
+    w = torch.randn(6, 300)
+    code = ColumnSweep().project(Sparse(NToM(n, m)), w, Full(moment(300)))
+    assert isinstance(code, SparseCode)
+    assert bool((code.support.reshape(6, -1, m).sum(-1) == n).all())
+
+
+def test_survivors_of_a_run_are_chosen_as_they_stand_and_by_what_is_left() -> None:
+    """Frantar and Alistarh 2023, algorithm 1, written down a second time by deleting one weight after another.
+
+    After each column the columns to come take the least-squares optimum for what was deleted, by the inverse of their
+    own part of the Hessian.
+    """
+    torch.manual_seed(4)
+    w, h = torch.randn(5, 12, dtype=torch.float64), moment(12)
+    code = ColumnSweep(damping=0.0).project(Sparse(NToM(2, 4)), w, Full(h))
+    assert isinstance(code, SparseCode)
+    for row, support, found in zip(w.clone(), code.support, code.decode(), strict=True):
+        for first in range(0, 12, 4):
+            inverses = [torch.linalg.inv(h[j:, j:]) for j in range(12)]
+            saliency = torch.stack([row[j] ** 2 / inverses[j][0, 0] for j in range(first, first + 4)])
+            kept = saliency.argsort(descending=True)[:2] + first
+            assert {int(j) for j in kept} == {j for j in range(first, first + 4) if support[j]}
+            for j in range(first, first + 4):
+                if j not in kept:
+                    row[j:] -= row[j].clone() / inverses[j][0, 0] * inverses[j][0]
+                    row[j] = 0
+        torch.testing.assert_close(found, row, rtol=1e-8, atol=1e-8)
+
+
+def test_runs_longer_than_the_sweep_looks_ahead_are_refused() -> None:
+    with pytest.raises(SchemeError, match="200 columns"):
+        ColumnSweep().project(Sparse(NToM(20, 200)), torch.randn(4, 200), Full(moment(200)))
+
+
 @pytest.mark.parametrize("columns", [LAZY - 1, LAZY, 2 * LAZY + 3])
 def test_lazy_blocks_change_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -135,6 +190,7 @@ class Costs:
     """Rounds, and adds up what its errors cost by what it is told."""
 
     total: float = 0.0
+    run: int = 1
 
     def look_ahead(self, values: torch.Tensor, first: int, costs: torch.Tensor) -> None:
         pass

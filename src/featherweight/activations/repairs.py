@@ -199,7 +199,7 @@ class Equalize(Repair):
             if any(f"{name}.weight" in student.codes for name in chain):
                 left[", ".join(chain)] = "a weight is coded already; equalize before"
                 continue
-            layers = [_layer(student.base, name) for name in chain]
+            layers = [layer_of(student.base, name) for name in chain]
             for name, was, now in zip(chain, layers, equalize_chain(layers)[0], strict=True):
                 for leaf, old, new in (("weight", was.weight, now.weight), ("bias", was.bias, now.bias)):
                     if old is not None and new is not None:
@@ -210,10 +210,12 @@ class Equalize(Repair):
         return Repaired(changed, left)
 
 
-def _layer(model: nn.Module, name: str) -> Layer:
+def layer_of(model: nn.Module, name: str) -> Layer:
+    """The weight, bias and groups of a linear layer or a convolution."""
     module = model.get_submodule(name)
     layer = own_layer(module)
-    assert layer is not None
+    if layer is None:
+        raise SelectionError(f"{name} is no linear layer and no convolution with a weight of its own")
     groups = 1 if isinstance(module, nn.Linear) else layer.groups
     return Layer(layer.weight.detach(), None if layer.bias is None else layer.bias.detach(), groups)
 

@@ -1,11 +1,14 @@
-"""Chains of layers, each read by the next alone, with nothing but positively homogeneous functions between them."""
+"""Between which layers scales can move: chains, each read by the next alone, and norms that only layers read."""
 
 from collections import Counter
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.fx import Node
 
+from featherweight.core.site import parameters
 from featherweight.core.tap import Operator
 from featherweight.graph.fold import only_user, own_layer
 from featherweight.graph.sites import WEIGHTED
@@ -44,6 +47,87 @@ def find_chains(traced: Traced, model: nn.Module, *, relu6: bool = False) -> lis
             if reader is not None and alone(reader):
                 following[call.module] = traced.calls[reader].module
     return [_path(first, following) for first in following if first not in following.values()]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Channels that can be divided where they are written and multiplied where they are read: the function stays.
+
+    written   parameters whose first dimension is that of the channels: gain and shift of a norm, or weight and bias of
+              a layer
+    readers   paths of all layers that read the channels
+    """
+
+    written: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+GAINS = frozenset({aten.layer_norm.default, aten.rms_norm.default, aten.mul.Tensor})
+"""What ends in a product with a gain for each entry of the last dimension, and perhaps a sum with a shift."""
+
+
+def find_scalings(traced: Traced, model: nn.Module, *, relu6: bool = False) -> list[Scaling]:
+    """Norms that linear layers alone read, and every pair of neighbours of :func:`find_chains`.
+
+    A norm is a layer norm over the last dimension, or any product with a vector of its own there, as root mean square
+    norms end in. Layers whose inputs come from one norm, as query, key and value do, are read together. All of them run
+    once, and their parameters are their own.
+    """
+    modules = dict(model.named_modules())
+    runs = Counter(call.module for call in traced.calls.values())
+    owned = {first for first, names, _ in parameters(model) if len(names) == 1}
+    found = []
+    for node in traced.program.graph.nodes:
+        if node.op != "call_function" or node.target not in GAINS:
+            continue
+        written = _gains(traced, node, owned)
+        reading = _linear_readers(traced, node) if written else []
+        layers = {traced.calls[each].module: own_layer(modules.get(traced.calls[each].module)) for each in reading}
+        own = all(
+            layer is not None and runs[traced.calls[each].module] == 1 and only_user(traced, model, each, layer)
+            for each, layer in zip(reading, layers.values(), strict=False)
+        )
+        if reading and own and len(layers) == len(reading):
+            found.append(Scaling(written, tuple(layers)))
+    for chain in find_chains(traced, model, relu6=relu6):
+        for first, second in pairwise(chain):
+            leaves = ("weight",) if modules[first].bias is None else ("weight", "bias")
+            found.append(Scaling(tuple(f"{first}.{leaf}" for leaf in leaves), (second,)))
+    return found
+
+
+def _gains(traced: Traced, node: Node, owned: set[str]) -> tuple[str, ...]:
+    """The vectors that scale the last dimension of a result, each used here alone; none where that is not so."""
+    if node.target is aten.mul.Tensor:
+        given = [arg for arg in node.args if traced.parameter(arg) is not None]
+    else:
+        given = [arg for arg in node.args[2:4] if isinstance(arg, Node)]
+        given = given if len(node.args[1]) == 1 else []  # type: ignore[arg-type]
+    names = []
+    for arg in given:
+        name = traced.parameter(arg)
+        shape = arg.meta["val"].shape  # type: ignore[union-attr]
+        if name not in owned or len(arg.users) > 1 or shape != node.meta["val"].shape[-1:]:  # type: ignore[union-attr]
+            return ()
+        names.append(name)
+    return tuple(names)
+
+
+def _linear_readers(traced: Traced, node: Node) -> list[Node]:
+    """The linear layers that read a tensor, through positively homogeneous functions; none where anything else does."""
+    found, waiting = [], [node]
+    while waiting:
+        at = waiting.pop(0)
+        for user in at.users:
+            call = traced.calls.get(user)
+            operator = call.operator if call is not None else None
+            if operator is Operator.LINEAR and operands(user).get(0) is at:
+                found.append(user)
+            elif operator is Operator.RELU or user.target in ELEMENTWISE:
+                waiting.append(user)
+            else:
+                return []
+    return found
 
 
 def _path(first: str, following: dict[str, str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FeatherweightError, SchemeError, TaskError
-from featherweight.core.metric import EUCLIDEAN, Full, Metric
+from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Batch, Task, call, evaluating, moved, tensors_of
 from featherweight.training.loop import seeded
@@ -58,6 +58,32 @@ class InputMoment(MetricRule):
         if not self.required:
             return EUCLIDEAN
         raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
+
+
+@dataclass(frozen=True)
+class InputNorm(MetricRule):
+    """The diagonal of :class:`InputMoment`: ``d_rj = E[x_j²]``, so that importances are ``|w_rj| ‖x_j‖₂ / √n``.
+
+    Of the memory of one input vector, and as exact. Weights whose inputs are not known, or that no calibration input
+    reaches, raise ``SchemeError`` and ``TaskError``.
+    """
+
+    batches: int = 16
+
+    @torch.no_grad()
+    def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
+        return {name: self._one(student, name, task) for name in names}
+
+    def _one(self, student: Compressed, name: str, task: Task) -> Metric:
+        layer = owner(student, name)
+        if not known(layer, name) or isinstance(layer, nn.Embedding):
+            raise SchemeError(f"{name} of a {type(layer).__name__} has no norms of inputs that are known; leave it out")
+        squares = _Squares(layer)
+        with evaluating(student):
+            _stream(student, layer, task, self.batches, squares.add)
+        if not squares.count:
+            raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
+        return squares.metric(student.weight(name))
 
 
 @dataclass(frozen=True)
@@ -171,6 +197,22 @@ class _Moment:
         hessian = self.total / self.count
         hessian = shrunk(hessian, self.independent) if self.shrink else hessian
         return Full(hessian[0] if len(hessian) == 1 else hessian)
+
+
+class _Squares:
+    """``Σ x²`` of every input of every group, in float64."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer, self.count, self.total = layer, 0, torch.zeros(())
+
+    def add(self, args: tuple[Any, ...]) -> None:
+        x = grouped_inputs(self.layer, args[0])
+        self.total = self.total.to(x.device) + x.double().square().sum(1)
+        self.count += x.shape[1]
+
+    def metric(self, w: Tensor) -> Diagonal:
+        rows = (self.total / self.count).repeat_interleave(len(w) // len(self.total), 0)
+        return Diagonal(rows.reshape(w.shape))
 
 
 def shrunk(moment: Tensor, samples: float) -> Tensor:

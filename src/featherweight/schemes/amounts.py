@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from featherweight.core.errors import SchemeError
@@ -20,6 +21,11 @@ class Amount(ABC):
     """
 
     promise: ClassVar[Promise]
+
+    @property
+    def run(self) -> int | None:
+        """How many entries of a row, one after another, are decided together; ``None`` where all may be."""
+        return None
 
     @abstractmethod
     def support(self, importance: Tensor) -> Tensor:
@@ -49,6 +55,59 @@ class Fraction(Amount):
 
     def at(self, target: float) -> Self:
         return replace(self, share=target * self.share)
+
+
+@dataclass(frozen=True)
+class RowFraction(Amount):
+    """A share of every row is zero: ``round(share · columns)`` entries, the least important of the row.
+
+    A row is all that one output reads, ``importance[r]``. Comparing within outputs is what Sun et al. 2023 (arXiv
+    2306.11695, section 3) found best for language models. A rule: entries of other rows may matter less.
+    """
+
+    share: float
+    promise: ClassVar[Promise] = Promise.RULE
+
+    def __post_init__(self) -> None:
+        _check_share(self.share)
+
+    def support(self, importance: Tensor) -> Tensor:
+        rows = _rows(importance)
+        return _largest_of_each(rows, rows.shape[1] - round(self.share * rows.shape[1])).reshape(importance.shape)
+
+    def at(self, target: float) -> Self:
+        return replace(self, share=target * self.share)
+
+
+@dataclass(frozen=True)
+class NToM(Amount):
+    """Of every ``m`` consecutive entries of a row at most ``n`` stay, the most important: 2:4 is ``NToM(2, 4)``.
+
+    A row is all that one output reads, flattened; where ``m`` does not divide it, the last run is shorter and keeps
+    ``n`` too. Zhou et al. 2021, arXiv 2102.04010; the pattern of sparse matrix units (Mishra et al. 2021, arXiv
+    2104.08378). A rule: entries of other runs may matter less.
+    """
+
+    n: int
+    m: int
+    promise: ClassVar[Promise] = Promise.RULE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise SchemeError(f"{self.n} of {self.m} entries cannot stay; give 1 or more, and no more than there are")
+
+    @property
+    def run(self) -> int:
+        return self.m
+
+    def support(self, importance: Tensor) -> Tensor:
+        rows = _rows(importance)
+        padded = F.pad(rows, (0, -rows.shape[1] % self.m))  # zeros never stay
+        runs = _largest_of_each(padded.reshape(-1, self.m), self.n)
+        return runs.reshape(padded.shape)[:, : rows.shape[1]].reshape(importance.shape)
+
+    def at(self, target: float) -> Self:
+        return replace(self, n=self.m - round(target * (self.m - self.n)))
 
 
 @dataclass(frozen=True)
@@ -225,6 +284,17 @@ def largest(importance: Tensor, count: int) -> Tensor:
     support = torch.zeros_like(importance, dtype=torch.bool).flatten()
     support[order[:count]] = True
     return support.reshape(importance.shape) & (importance != 0)
+
+
+def _rows(importance: Tensor) -> Tensor:
+    """[rows, columns]: a vector, or a single number, is one row."""
+    return importance.flatten(1) if importance.ndim > 1 else importance.reshape(1, -1)
+
+
+def _largest_of_each(rows: Tensor, count: int) -> Tensor:
+    """The ``count`` largest entries of each row, the first of equal ones; none that are zero."""
+    order = rows.argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(rows, dtype=torch.bool).scatter_(1, order[:, :count], True) & (rows != 0)
 
 
 def _ranked(scores: Tensor) -> Tensor:

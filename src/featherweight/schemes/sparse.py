@@ -13,7 +13,18 @@ from featherweight.core.errors import FormatError, SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
-from featherweight.schemes.amounts import Amount, Deviations, Dropping, Fraction, Halves, L0Penalty, Magnitude, Surgery
+from featherweight.schemes.amounts import (
+    Amount,
+    Deviations,
+    Dropping,
+    Fraction,
+    Halves,
+    L0Penalty,
+    Magnitude,
+    NToM,
+    RowFraction,
+    Surgery,
+)
 from featherweight.schemes.floats import Float
 
 __all__ = [
@@ -25,6 +36,8 @@ __all__ = [
     "Halves",
     "L0Penalty",
     "Magnitude",
+    "NToM",
+    "RowFraction",
     "Scope",
     "Sparse",
     "SparseCode",

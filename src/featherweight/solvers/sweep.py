@@ -21,8 +21,15 @@ LAZY = 128
 class ColumnRule(Protocol):
     """Writes one column at a time of a weight that is flattened to [rows, columns]."""
 
+    @property
+    def run(self) -> int:
+        """How many columns it looks ahead, at most :data:`LAZY`."""
+
     def look_ahead(self, values: Tensor, first: int, costs: Tensor) -> None:
-        """Told of the next columns before the first of them is written: ``values`` and what errors cost, [rows, n]."""
+        """Told of the next ``run`` columns before the first of them is written.
+
+        ``values`` as they stand then, and what squared errors in them cost, [rows, run]; fewer columns at the end.
+        """
 
     def __call__(self, values: Tensor, column: int, costs: Tensor) -> Tensor:
         """What ``values`` [rows] decode to, where a squared error in each row costs ``costs`` [rows]."""
@@ -44,11 +51,14 @@ def sweep(w: Tensor, hessian: Tensor, rule: ColumnRule, rows: Tensor | None = No
     w, q = w.clone(), torch.empty_like(w)
     g = torch.ones(groups * height, dtype=w.dtype, device=w.device) if rows is None else rows.to(w)
     price = upper.diagonal(dim1=-2, dim2=-1).square().reciprocal().repeat_interleave(height, 0) * g[:, None]
-    for first in range(0, width, LAZY):
-        last = min(first + LAZY, width)
-        rule.look_ahead(w[:, :, first:last].flatten(0, 1), first, price[:, first:last])
+    lazy = max(LAZY // rule.run, 1) * rule.run
+    for first in range(0, width, lazy):
+        last = min(first + lazy, width)
         errors = torch.empty_like(w[:, :, first:last])
         for j in range(first, last):
+            if (j - first) % rule.run == 0:
+                ahead = slice(j, min(j + rule.run, last))
+                rule.look_ahead(w[:, :, ahead].flatten(0, 1), j, price[:, ahead])
             q[:, :, j] = rule(w[:, :, j].flatten(), j, price[:, j]).reshape(groups, height)
             error = (w[:, :, j] - q[:, :, j]) / upper[:, None, j, j]
             errors[:, :, j - first] = error
@@ -63,8 +73,9 @@ class ColumnSweep(Projector):
 
     The column rule is the scheme's own warm projection of one column, so any scheme whose warm projection chooses every
     symbol by itself can be swept: uniform, ternary, powers of two, codebooks. Of a :class:`Sparse` scheme the support
-    is chosen too, run of columns by run of columns as the sweep reaches them, by ``w²/U_jj²`` (Frantar and Alistarh
-    2023, arXiv 2301.00774), and its survivors are written by their own scheme: pruning and quantizing in one sweep.
+    is chosen too, as the sweep reaches them ``LAZY`` columns by ``LAZY`` columns, or run by run of an amount that has
+    runs, by ``w²/U_jj²`` (Frantar and Alistarh 2023, arXiv 2301.00774, sections 3.2 and 3.3), and its survivors are
+    written by their own scheme: pruning and quantizing in one sweep.
 
     With ``price`` λ, symbols minimise ``g (w − q)² / U_jj² + λ bits``, by the bits of the symbols that the sweep before
     ended with, ``rounds`` times. The result is never worse than rounding to nearest in the metric (with λ: than the
@@ -125,6 +136,8 @@ class _Dense:
     Slow but general is to project the whole tensor with that column in place, and the start's own values elsewhere.
     """
 
+    run = LAZY
+
     def __init__(self, scheme: Scheme, start: Code, w: Tensor, rate: Rate | None) -> None:
         self.scheme, self.start, self.like, self.rate = scheme, start, w, rate
         self.scratch = start.decode().flatten(1).clone()
@@ -154,6 +167,9 @@ class _Pruning:
 
     def __init__(self, scheme: Sparse, start: SparseCode, w: Tensor) -> None:
         self.scheme, self.start = scheme, start
+        self.run = scheme.amount.run or LAZY
+        if self.run > LAZY:
+            raise SchemeError(f"{scheme.amount} decides on {self.run} columns at once, and the sweep on {LAZY} at most")
         self.support = torch.zeros(w.flatten(1).shape, dtype=torch.bool, device=w.device)
         self.like = w
 
