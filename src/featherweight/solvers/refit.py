@@ -25,8 +25,8 @@ def refit(code: Code, w: Tensor, metric: Metric, iterations: int = 200) -> Code:
     ``V`` must be linear in ``θ``, else ``SchemeError``. The normal equations ``Dᵀ M D θ = Dᵀ M w``, with ``D`` the
     decoding and ``M`` the metric's matrix (``Σ_r g_r v_r H v_rᵀ`` in the full metric), are solved by conjugate
     gradients with a diagonal preconditioner, in float64 from the numbers as they are (Hestenes and Stiefel 1952): the
-    error falls in every step. Numbers are then rounded to their stored width; where that is no nearer than ``code``,
-    or a scale would not be positive, ``code`` is returned.
+    error falls in every step. Numbers are then rounded to their stored width; where that is no nearer than ``code``, or
+    a scale would not be positive, ``code`` is returned.
     """
     paths = {path: tensor for path, tensor in code.tensors(Role.DIRECT).items() if tensor.is_floating_point()}
     if not paths:
