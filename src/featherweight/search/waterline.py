@@ -98,7 +98,7 @@ def _step(size: int, limit: int | None, entries: int, *, down: bool) -> float:
     if limit is None:
         return 0.25 if down else 4.0
     doublings = (size - _aim(limit)) / (entries / 16)
-    factor = 2.0 ** (1.1 * doublings)
+    factor: float = 2.0 ** (1.1 * doublings)
     return min(max(factor, 2.0**-16), 0.8) if down else max(min(factor, 2.0**16), 1.25)
 
 
