@@ -110,6 +110,10 @@ class Kronecker(MetricRule):
     temperature: float = 4.0
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
+    def logits(self, task: Task) -> bool:
+        """Whether outputs are logits of labels, over their last dimension."""
+        return task.quality.counts
+
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
         wanted = [name for name in names if known(owner(student, name), name)]
         return replace(self, found=self._curvatures(student, wanted, task))
@@ -144,7 +148,7 @@ class Kronecker(MetricRule):
                 with _outputs(layers) as outputs:
                     result = _run(swapped, batch, task)
                 for draw in range(self.draws):
-                    value, count = probe(result, task, self.temperature)
+                    value, count = probe(result, task, self.logits(task), self.temperature)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
@@ -156,6 +160,14 @@ class Kronecker(MetricRule):
         return {name: each / samples for name, each in total.items()}
 
 
+@dataclass(frozen=True)
+class LogitKronecker(Kronecker):
+    """:class:`Kronecker` for models whose outputs are logits whatever the task measures: models of language."""
+
+    def logits(self, task: Task) -> bool:
+        return True
+
+
 def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     """Summed over samples and positions: the squared gradient of each output; an embedding's second moment."""
     if isinstance(layer, nn.Embedding):
@@ -165,7 +177,7 @@ def _squares(layer: nn.Module, gradient: Tensor) -> Tensor:
     return gradient.movedim(channel, -1).flatten(0, -2).square().sum(0).double()
 
 
-def probe(outputs: Any, task: Task, temperature: float = 1.0) -> tuple[Tensor, int]:
+def probe(outputs: Any, task: Task, logits: bool, temperature: float = 1.0) -> tuple[Tensor, int]:
     """A scalar whose gradients' expected squares are the curvature, summed over samples; and how many there are."""
     found = [each.float() for each in tensors_of(outputs)]
     if not found:
@@ -173,7 +185,7 @@ def probe(outputs: Any, task: Task, temperature: float = 1.0) -> tuple[Tensor, i
     if not all(bool(torch.isfinite(each).all()) for each in found):
         raise SchemeError(f"outputs of task {task.name!r} are not finite: look for NaN in model and calibration data")
     samples = len(found[0]) if found[0].ndim else 1
-    if task.quality.counts and len(found) == 1:
+    if logits and len(found) == 1:
         logarithms = (found[0] / temperature).log_softmax(-1)
         drawn = torch.distributions.Categorical(logits=logarithms.detach(), validate_args=False).sample()  # type: ignore[no-untyped-call]
         return logarithms.gather(-1, drawn[..., None]).sum(), samples

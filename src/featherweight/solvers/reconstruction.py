@@ -294,7 +294,7 @@ def _outputs(model: Compressed, path: str, batch: Batch, task: Task | None) -> t
 
 
 def _gradients(outputs: Any, leaves: list[Tensor], task: Task) -> Sequence[Tensor | None]:
-    scalar, _ = probe(outputs, task)
+    scalar, _ = probe(outputs, task, task.quality.counts)
     return torch.autograd.grad(scalar, leaves, allow_unused=True)
 
 
