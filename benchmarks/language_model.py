@@ -5,9 +5,9 @@
 The model is what ``benchmarks/language_model_training.py`` leaves. Methods differ in how weights of two dimensions and
 embeddings are stored; biases and norms are in bfloat16 for all. Bits are those of the whole file, each of its bytes
 counted, over all parameters of the model; files have the same entropy coder for all methods, which rounding and GPTQ
-are not published with: ``packed`` is what their weights would take at fixed bits with a scale of 16 bits a row.
-Perplexity is ``2^bits`` of a character, on the evaluation part of the text. Metrics are measured on the first 64
-windows of the training part. Writes ``results/language-model.json``.
+are not published with: ``packed`` is what their weights take at fixed bits with a scale of 16 bits a row. Perplexity
+is ``2^bits`` of a character, on the evaluation part of the text. Metrics are measured on the first 64 windows of the
+training part. Writes ``results/language-model.json``.
 """
 
 import json
@@ -36,7 +36,7 @@ from featherweight.tasks.shakespeare import plain_data
 RESULTS = Path(__file__).parent / "results" / "language-model.json"
 SIDE = Stage("side", {Sites(("*.bias", "*norm.weight")): Float(Width.BFLOAT16)})
 BITS = (2, 3, 4)
-PRICES = (3e-5, 1e-5, 3e-6, 1e-6)
+PRICES = (3e-6, 1e-6, 3e-7, 1e-7)
 WINDOWS = 64
 
 
