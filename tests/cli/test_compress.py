@@ -157,7 +157,7 @@ def test_layers_fall_back_where_the_drop_is_limited(user_task: str, tmp_path: Pa
     ("arguments", "said"),
     [
         ((), "give either --recipe"),
-        (("--recipe", "deep-compression", "--max-size", "9kB"), "beside --recipe only --max-drop"),
+        (("--recipe", "deep-compression", "--max-size", "9kB"), "this one has no number to turn"),
         (("--recipe", "deep-compression", "--epochs", "2"), "of a search"),
         (("--max-size", "9kB", "--checkpoint", "here"), "--checkpoint is for"),
         (("--recipe", "int8", "--max-drop", "1", "--checkpoint", "here"), "--checkpoint is for"),
@@ -290,3 +290,8 @@ def test_ctrl_c_in_the_middle_of_a_search(user_task: str, tmp_path: Path) -> Non
     assert process.returncode == 130 and out == ""
     assert "Traceback" not in err and err.splitlines()[-1].startswith("interrupted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_priced_recipe_takes_limits_and_says_so_beforehand() -> None:
+    ran = run("compress", "digits", "--recipe", "watersic", "--max-size", "9kB", "--dry-run")
+    assert ran.code == 0 and "tried at prices of a bit from" in ran.out

@@ -28,7 +28,7 @@ PRICES = {
     "cifar10-resnet20": 1e-7,
     "mnist-lenet5": 1e-8,
     "mnist-lenet300": 1e-8,
-    "imagenet-lite0": 1e-9,
+    "imagenet-lite0": 7e-11,
     "minilm": 4.6e-10,
     "shakespeare-transformer": 3e-6,
 }
