@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featherweight import file
+from featherweight.activations.dropping import Dropping
 from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.fixed_point import LimitedPrecisions
 from featherweight.activations.learning_rules import ClippingDecay, Clippings, MovingRanges, WithGradients
@@ -285,7 +286,8 @@ def test_every_function_has_a_place_in_a_checkpoint() -> None:
         direct = {each for each in base.__subclasses__() if each.__module__.startswith("featherweight.")}
         return direct.union(*(below(each) for each in direct))
 
-    assert set(TAPPED.values()) == below(Function) - {StoredFunction}
+    within_one_projection = {Dropping}  # gone when a block is reconstructed
+    assert set(TAPPED.values()) == below(Function) - {StoredFunction} - within_one_projection
 
 
 @pytest.mark.parametrize("name", sorted(TAPPED.keys() - file.FUNCTIONS.keys()))
