@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from featherweight.activations.dropping import Dropping
+from featherweight.activations.dropping import QuantizationDrop
 from featherweight.activations.ranges import MinMax
 from featherweight.activations.rules import Calibrated
 from featherweight.architectures.resnet_cifar import ResNetCifar
@@ -97,7 +97,7 @@ def test_quantized_activations_are_dropped_while_it_learns_and_back_afterwards()
         "r", (Stage("round", {WEIGHTS: SCHEME}, projector=BlockReconstruction(steps=50, drop=0.5), tap=tap),)
     )
     student, _ = run(model, task, recipe)
-    assert student.sites and not any(isinstance(function, Dropping) for function in student.sites.values())
+    assert student.sites and not any(isinstance(function, QuantizationDrop) for function in student.sites.values())
     assert all(function.settled() is function for function in student.sites.values())
     again, _ = run(model, task, recipe)
     assert torch.equal(student(x), again(x))
@@ -109,13 +109,15 @@ def test_dropping_leaves_the_share_that_is_asked_for() -> None:
     student.tap(Calibrated(2, MinMax()).taps(student, made()[1]))
     function = next(iter(student.sites.values()))
     x = torch.randn(10_000) * 0.9
-    kept = (Dropping(function, 0.3)(x) == x).float().mean()
+    kept = (QuantizationDrop(function, 0.3)(x) == x).float().mean()
     assert 0.28 < float(kept) < 0.32
-    assert torch.equal(Dropping(function, 0.0)(x), function(x)) and torch.equal(Dropping(function, 1.0)(x), x)
+    assert torch.equal(QuantizationDrop(function, 0.0)(x), function(x)) and torch.equal(
+        QuantizationDrop(function, 1.0)(x), x
+    )
     with pytest.raises(SchemeError, match="0 to 1"):
-        Dropping(function, 1.5)
+        QuantizationDrop(function, 1.5)
     with pytest.raises(FormatError):
-        Dropping.from_json([])
+        QuantizationDrop.from_json([])
 
 
 def test_what_cannot_be_reconstructed_is_told() -> None:

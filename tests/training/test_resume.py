@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from featherweight import file
-from featherweight.activations.dropping import Dropping
+from featherweight.activations.dropping import QuantizationDrop
 from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.fixed_point import LimitedPrecisions
 from featherweight.activations.learning_rules import ClippingDecay, Clippings, MovingRanges, WithGradients
@@ -286,7 +286,7 @@ def test_every_function_has_a_place_in_a_checkpoint() -> None:
         direct = {each for each in base.__subclasses__() if each.__module__.startswith("featherweight.")}
         return direct.union(*(below(each) for each in direct))
 
-    within_one_projection = {Dropping}  # gone when a block is reconstructed
+    within_one_projection = {QuantizationDrop}  # gone when a block is reconstructed
     assert set(TAPPED.values()) == below(Function) - {StoredFunction} - within_one_projection
 
 

@@ -9,7 +9,7 @@ from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.tap import Function, StoredFunction
 
 
-class Dropping(Function):
+class QuantizationDrop(Function):
     """``f(x)`` in every entry with probability ``1 − p``, else ``x`` itself, drawn anew each time.
 
     Wei et al. 2022, arXiv 2203.05740, section 4.2. Draws from torch's global generator. When learning ends,
@@ -34,5 +34,5 @@ class Dropping(Function):
         raise FormatError("quantization that is left out at random is of use to one projection, and is never kept")
 
     @classmethod
-    def from_json(cls, record: list[Any]) -> "Dropping":
+    def from_json(cls, record: list[Any]) -> "QuantizationDrop":
         raise FormatError("no file holds quantization that is left out at random")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.activations.dropping import Dropping
+from featherweight.activations.dropping import QuantizationDrop
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError, naming
@@ -199,7 +199,7 @@ class _Block:
         if not share:
             yield
             return
-        random = {function: Dropping(function, share) for function in dict.fromkeys(self.taps.values())}
+        random = {function: QuantizationDrop(function, share) for function in dict.fromkeys(self.taps.values())}
         self.student.tap([TapSite(place, random[function]) for place, function in self.taps.items()])
         try:
             yield
