@@ -1,5 +1,7 @@
 """The second moment of inputs, and where it is not known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,7 @@ from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Example, Quality, Task
-from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, shrunk
+from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, LogitKronecker, shrunk
 from featherweight.schemes.uniform import Uniform
 from featherweight.solvers.sweep import ColumnSweep
 
@@ -219,3 +221,17 @@ def test_moments_of_few_samples_are_drawn_to_the_identity_and_come_nearer_to_the
     many = torch.randn(20_000, 40, generator=generator, dtype=torch.float64) * spread
     moment = many.T @ many / len(many)
     torch.testing.assert_close(shrunk(moment[None], len(many))[0], moment, rtol=0, atol=0.02)
+
+
+def test_a_task_that_counts_nothing_can_say_that_its_outputs_are_logits() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    data = [torch.randn(50, 4)]
+    counting = Task("t", lambda: model, lambda: model, lambda: Example((data[0],)), calibration=lambda: data)
+    student = Compressed(model).eval()
+    said = LogitKronecker().measure(student, ["weight"], replace(counting, quality=SQUARED))["weight"]
+    plain = Kronecker().measure(student, ["weight"], counting)["weight"]
+    other = Kronecker().measure(student, ["weight"], replace(counting, quality=SQUARED))["weight"]
+    assert isinstance(said, Full) and isinstance(plain, Full) and isinstance(other, Full)
+    assert said.rows is not None and plain.rows is not None and other.rows is not None
+    assert torch.equal(said.rows, plain.rows) and not torch.equal(said.rows, other.rows)
