@@ -25,13 +25,18 @@ def call(model: Callable[..., Any], batch: Batch) -> Any:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     """The batch with every tensor in it on ``device``."""
+    return each_tensor(batch, lambda x: x.to(device, non_blocking=True))
+
+
+def each_tensor(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with ``function`` of every tensor in it, however it nests."""
     match batch:
         case Tensor():
-            return batch.to(device, non_blocking=True)
+            return function(batch)
         case dict():
-            return {key: moved(value, device) for key, value in batch.items()}
+            return {key: each_tensor(value, function) for key, value in batch.items()}
         case tuple() | list():
-            return type(batch)(moved(value, device) for value in batch)
+            return type(batch)(each_tensor(value, function) for value in batch)
         case _:
             return batch
 

@@ -14,7 +14,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FeatherweightError, SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Batch, Task, call, evaluating, moved, tensors_of
+from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, tensors_of
 from featherweight.training.loop import seeded
 
 
@@ -313,15 +313,7 @@ def _batches(student: Compressed, task: Task, batches: int) -> Iterator[Batch]:
 
 def channels_last(batch: Batch) -> Batch:
     """The batch with all images, tensors of four dimensions, in channels-last order: the same numbers."""
-    match batch:
-        case Tensor() if batch.ndim == 4:
-            return batch.contiguous(memory_format=torch.channels_last)
-        case dict():
-            return {key: channels_last(value) for key, value in batch.items()}
-        case tuple() | list():
-            return type(batch)(channels_last(value) for value in batch)
-        case _:
-            return batch
+    return each_tensor(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
 
 
 def _run(model: Callable[..., Any], batch: Batch, task: Task) -> Any:

@@ -81,11 +81,11 @@ def search(
         raise BudgetError("give a limit: a size in bytes (--max-size), a drop in quality (--max-drop), or both")
     tries = _Tries(model, task, effort, objective or default_objective(task), watch, tell)
     trials = _within_size(tries, budget.size) if budget.size is not None else _within_drop(tries, budget)
-    good = [trial for trial in trials if _within(trial, budget)]
+    good = [trial for trial in trials if keeps_to(trial, budget)]
     if not good:
         near = min(trials, key=lambda t: (max(0, t.size - (budget.size or t.size)), t.drop))
         raise BudgetError(
-            f"no trial met {_limits(budget, task)}; the nearest has {near.size} bytes and a drop of "
+            f"no trial met {limits(budget, task)}; the nearest has {near.size} bytes and a drop of "
             f"{near.drop:.3g} {unit(task)}. Loosen a limit, or allow more trials and epochs"
         )
     return min(good, key=lambda t: (t.drop, -t.size) if budget.size is not None else (t.size, t.drop))
@@ -112,8 +112,27 @@ def _within_drop(tries: "_Tries", budget: Budget) -> list[Trial]:
     for _ in range(tries.effort.trials):
         wanted = (low * high) ** 0.5
         trials.append(tries.run(tries.price(wanted)))
-        low, high = (low, wanted) if _within(trials[-1], budget) else (wanted, high)
+        low, high = (low, wanted) if keeps_to(trials[-1], budget) else (wanted, high)
     return trials
+
+
+def carry_out(
+    model: nn.Module,
+    task: Task,
+    recipe: Recipe,
+    original: Compressed,
+    before: float,
+    *,
+    watch: Watch | None = None,
+    tell: Tell | None = None,
+) -> Trial:
+    """One trial; ``before`` is the standing of the original."""
+    student, coverage = run(model, task, recipe, watch=watch)
+    size = len(encode(student, task, recipe, widest_claims(task)))
+    trial = Trial(recipe, student, coverage, size, before - standing(student, original, task))
+    if tell is not None:
+        tell(trial)
+    return trial
 
 
 def default_objective(task: Task) -> Objective:
@@ -125,7 +144,8 @@ def default_objective(task: Task) -> Objective:
     return distillation() if judged and task.quality is ACCURACY else TASK_LOSS
 
 
-def _within(trial: Trial, budget: Budget) -> bool:
+def keeps_to(trial: Trial, budget: Budget) -> bool:
+    """Whether a trial is within all limits."""
     small = budget.size is None or trial.size <= budget.size
     return small and (budget.drop is None or trial.drop <= budget.drop)
 
@@ -137,7 +157,8 @@ def unit(task: Task) -> str:
     return "(as `evaluate` counts)" if task.evaluate is not None else "% of the outputs' norm"
 
 
-def _limits(budget: Budget, task: Task) -> str:
+def limits(budget: Budget, task: Task) -> str:
+    """The limits in words."""
     parts = [f"{budget.size} bytes"] if budget.size is not None else []
     parts += [f"a drop of {budget.drop} {unit(task)}"] if budget.drop is not None else []
     return " and ".join(parts)
@@ -187,13 +208,7 @@ class _Tries:
     def run(self, price: float) -> Trial:
         chosen = allocate(self.points, price)
         recipe = self.recipe(chosen)
-        student, coverage = run(self.model, self.task, recipe, watch=self.watch)
-        size = len(encode(student, self.task, recipe, widest_claims(self.task)))
-        drop = self.before - standing(student, self.original, self.task)
-        trial = Trial(recipe, student, coverage, size, drop)
-        if self.tell is not None:
-            self.tell(trial)
-        return trial
+        return carry_out(self.model, self.task, recipe, self.original, self.before, watch=self.watch, tell=self.tell)
 
     def recipe(self, chosen: dict[str, Point]) -> Recipe:
         """Prune, then share, each followed by learning where the task can train; biases in float16."""

@@ -10,9 +10,8 @@ from featherweight.core.errors import BudgetError
 from featherweight.core.site import parameters
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Task
-from featherweight.result import encode
 from featherweight.run import Coverage, run
-from featherweight.search.budget import Tell, Trial, nearness, standing, unit, widest_claims
+from featherweight.search.budget import Tell, Trial, carry_out, nearness, standing, unit
 from featherweight.training.loop import Watch
 
 
@@ -74,12 +73,7 @@ def fall_back(
     before = standing(original, original, task)
 
     def attempt(tried: Recipe) -> Trial:
-        student, coverage = run(model, task, tried, watch=watch)
-        size = len(encode(student, task, tried, widest_claims(task)))
-        trial = Trial(tried, student, coverage, size, before - standing(student, original, task))
-        if tell is not None:
-            tell(trial)
-        return trial
+        return carry_out(model, task, tried, original, before, watch=watch, tell=tell)
 
     trials = [attempt(recipe)]
     if trials[0].drop <= drop:

@@ -10,9 +10,7 @@ from featherweight.core.errors import BudgetError
 from featherweight.core.site import parameters
 from featherweight.core.stage import Budget, Priced
 from featherweight.core.task import Task
-from featherweight.result import encode
-from featherweight.run import run
-from featherweight.search.budget import Tell, Trial, standing, unit, widest_claims
+from featherweight.search.budget import Tell, Trial, carry_out, keeps_to, limits, standing, unit
 from featherweight.training.loop import Watch
 
 TRIALS = 12
@@ -42,21 +40,12 @@ def within(
     trials: dict[float, Trial] = {}
 
     def attempt(price: float) -> Trial:
-        recipe = priced.at(price)
-        student, coverage = run(model, task, recipe, watch=watch)
-        size = len(encode(student, task, recipe, widest_claims(task)))
-        trials[price] = Trial(recipe, student, coverage, size, before - standing(student, original, task))
-        if tell is not None:
-            tell(trials[price])
+        trials[price] = carry_out(model, task, priced.at(price), original, before, watch=watch, tell=tell)
         return trials[price]
-
-    def good(trial: Trial) -> bool:
-        small = budget.size is None or trial.size <= budget.size
-        return small and (budget.drop is None or trial.drop <= budget.drop)
 
     entries = sum(p.numel() for _, _, p in parameters(model) if p.ndim > 1)
     _search(priced.price, attempt, budget, max(entries, 1))
-    fitting = [trial for trial in trials.values() if good(trial)]
+    fitting = [trial for trial in trials.values() if keeps_to(trial, budget)]
     if not fitting:
         raise BudgetError(_missed(list(trials.values()), budget, task))
     if budget.size is None:
@@ -116,10 +105,8 @@ def _between(low: float, high: float, sizes: dict[float, int], size: int | None)
 
 
 def _missed(trials: list[Trial], budget: Budget, task: Task) -> str:
-    limits = [f"{budget.size} bytes"] if budget.size is not None else []
-    limits += [f"a drop of {budget.drop:g} {unit(task)}"] if budget.drop is not None else []
     near = min(trials, key=lambda trial: trial.drop if budget.size is None else trial.size)
     return (
-        f"recipe {near.recipe.name!r} does not keep to {' and '.join(limits)} at any price; the nearest "
+        f"recipe {near.recipe.name!r} does not keep to {limits(budget, task)} at any price; the nearest "
         f"of {len(trials)} trials has {near.size} bytes and a drop of {near.drop:.3g} {unit(task)}: loosen a limit"
     )

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from featherweight.core.errors import TaskError
-from featherweight.core.task import Batch, Data
+from featherweight.core.task import Batch, Data, each_tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,8 +16,8 @@ class Mixed:
     """The samples of ``data``, held in memory and handed out ``batch`` at a time in a new random order every round.
 
     Samples are the first dimension of every tensor of a batch. Batches of which no tensor can be joined with those of
-    another, as when sequences have different lengths, stay as they are and only change their order. Images are handed
-    out in channels-last order, which convolutions are fast in. Orders draw from torch's global generator.
+    another, as when sequences have different lengths, stay as they are and only change their order. Orders draw from
+    torch's global generator.
     """
 
     data: Data
@@ -37,7 +37,7 @@ class Mixed:
             yield from (parts[i] for i in torch.randperm(len(parts)).tolist())
             return
         for chosen in torch.randperm(_samples(parts[0])).split(self.batch):  # type: ignore[no-untyped-call]
-            yield _mapped(parts[0], lambda x, chosen=chosen: x[chosen.to(x.device)])
+            yield each_tensor(parts[0], partial(_taken, chosen=chosen))
 
     def _parts(self) -> list[Batch]:
         """All batches as one, where they can be joined."""
@@ -57,16 +57,8 @@ def _tensors(batch: Batch) -> list[Tensor]:
             return []
 
 
-def _mapped(batch: Batch, function: Any) -> Batch:
-    match batch:
-        case Tensor():
-            return function(batch)
-        case dict():
-            return {key: _mapped(value, function) for key, value in batch.items()}
-        case tuple() | list():
-            return type(batch)(_mapped(value, function) for value in batch)
-        case _:
-            return batch
+def _taken(x: Tensor, chosen: Tensor) -> Tensor:
+    return x[chosen.to(x.device)]
 
 
 def _samples(batch: Batch) -> int:
