@@ -10,10 +10,15 @@ goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt`` meas
 import argparse
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 import featherweight as fw
+from featherweight.activations.repairs import NormReestimation
 from featherweight.core.stage import Cubic, Learn, Recipe, Stage, Training
 from featherweight.papers import deep_compression, lsq, watersic
 from featherweight.result import mcnemar
@@ -21,6 +26,7 @@ from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.sparse import Fraction, Magnitude, Sparse
 from featherweight.search.budget import Trial
+from featherweight.search.channels import Narrow
 from featherweight.search.precision import post_training
 from featherweight.tasks import find
 from featherweight.training.loop import Progress
@@ -75,6 +81,19 @@ def lenet300_small(task: str) -> Recipe:
     )
 
 
+def decayed(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
+    """SGD with momentum 0.9 and a weight decay of 5e-4, as residual networks are trained on CIFAR-10."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
+def narrow_resnet(task: str, ratio: float, epochs: int) -> Recipe:
+    """Cut channels inside the residual blocks to ``1 / ratio`` of the multiply-accumulates, then learn from the parent."""
+    cut = Stage("cut", edit=Narrow(1 / ratio, step=4, least=4), repairs=(NormReestimation(),))
+    training = Training(epochs, 0.05, decayed, final=0.001, warmup=0.02, bfloat16=True)
+    tune = Stage("tune", training=training, objective=distillation(temperature=4.0, share=0.9))
+    return Recipe(f"resnet56-channels-{ratio}x", (cut, tune))
+
+
 ENDS = {"conv1.weight": 8, "linear.weight": 8}
 """Bits of the first and the last layer of ResNet-20, which hold 0.4 % of its weights."""
 
@@ -87,6 +106,8 @@ MADE = {
     "resnet20-w4a8": ("cifar10-resnet20", lambda task: post_training(4, 8, exceptions=ENDS)),
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
     "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=50)),
+    "resnet56-channels-2.57x": ("cifar10-resnet56", partial(narrow_resnet, ratio=2.57, epochs=26)),
+    "resnet56-channels-3.6x": ("cifar10-resnet56", partial(narrow_resnet, ratio=3.6, epochs=26)),
     "resnet20-ptq-small": ("cifar10-resnet20", watersic.priced),
     "resnet20-ptq-lossless": ("cifar10-resnet20", watersic.priced),
 }

@@ -88,8 +88,11 @@ def _carry_out(
     """One stage, from after ``epochs`` of its training: edit, then project and learn, then repair."""
     begins = epochs == 0  # else the student has the stage's edits and taps
     edits, left = _decided(stage.edit if begins else None, "structure", lambda rule: rule.decide(student, task))
+    values = stage.edit.values(student, edits, task) if stage.edit is not None and edits else {}
     for edit in edits:
         student.edit(edit)
+    for name, value in values.items():
+        student.renew(name, value)
     together = isinstance(stage.projector, BlockProjector)
     found = Compressed(student.base).eval() if stage.repairs or together else None
     taps, untapped = _decided(stage.tap if begins else None, "activations", lambda rule: rule.taps(student, task))

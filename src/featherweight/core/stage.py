@@ -292,6 +292,13 @@ class EditRule(ABC):
     def decide(self, student: "Compressed", task: Task) -> Sequence[Edit]:
         """Edits for the student's base module; the student is not changed."""
 
+    def values(self, student: "Compressed", edits: Sequence[Edit], task: Task) -> Mapping[str, Tensor]:
+        """Parameters that get other values once the edits are made, of the shapes that they leave.
+
+        The student is as it was before the edits, and is not changed.
+        """
+        return {}
+
 
 class TapRule(ABC):
     """Which activations a stage sends through which functions: quantizers."""

@@ -52,6 +52,39 @@ def operations(model: nn.Module, example: Example) -> Operations:
     )
 
 
+@torch.no_grad()
+def uses(model: nn.Module, example: Example) -> dict[str, float]:
+    """How often every weight of linear, convolution and recurrent layers is multiplied for one sample of the example.
+
+    By the first name of the parameter; a weight that several layers or calls use counts for all of them.
+    """
+    times: dict[str, float] = {}
+    first = {name: names[0] for names in (all_names for _, all_names, _ in parameters(model)) for name in names}
+
+    def watch(path: str) -> Any:
+        def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            positions, _ = _uses(module, args[0], output)
+            leaves = [leaf for leaf, _ in module.named_parameters() if leaf.startswith("weight")]
+            for name in (first[f"{path}.{leaf}" if path else leaf] for leaf in leaves):
+                times[name] = times.get(name, 0.0) + positions / batch
+
+        return count
+
+    batch = _batch(example)
+    handles = [
+        module.register_forward_hook(watch(path))
+        for path, module in model.named_modules()
+        if isinstance(module, COUNTED)
+    ]
+    try:
+        with evaluating(model):
+            example.run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return times
+
+
 @contextmanager
 def _watching(model: nn.Module, layers: dict[str, tuple[float, float]]) -> Iterator[None]:
     """Add up (multiply-accumulates, density) of every layer with a weight of a known use, while the model runs."""

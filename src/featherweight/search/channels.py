@@ -1,0 +1,246 @@
+"""How many channels of every group stay within a budget, and which."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featherweight.core.compressed import Compressed
+from featherweight.core.edit import Edit
+from featherweight.core.errors import BudgetError, SchemeError, SelectionError
+from featherweight.core.metric import Full
+from featherweight.core.stage import EditRule
+from featherweight.core.task import Task
+from featherweight.costs.layers import CostRule, LayerCosts, Macs
+from featherweight.graph.cut import Cut, cut
+from featherweight.graph.labels import Labels, find_labels
+from featherweight.metrics.hessian import InputMoment, Kronecker
+from featherweight.solvers.channels import Elimination, Reader, eliminate, made_up
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A group of labels in the order in which they would go, and the error with the first ``k`` gone: ``errors[k]``.
+
+    ``errors`` begins with 0, never falls, and has one entry more than there are labels.
+    """
+
+    labels: tuple[int, ...]
+    errors: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.errors) != len(self.labels) + 1:
+            raise SchemeError(f"a curve of {len(self.labels)} labels has {len(self.errors)} errors")
+
+
+class ChannelScore(ABC):
+    """How much channels matter."""
+
+    @abstractmethod
+    def curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
+        """A curve for every group of labels that can be weighed, in units that groups can be compared in."""
+
+
+@dataclass(frozen=True)
+class Surgeon(ChannelScore):
+    """The rise of the loss when the layers that read a channel make up for its loss by least squares.
+
+    By :func:`featherweight.solvers.channels.eliminate` in the Kronecker-factored curvature of ``metric``, of every
+    weight that reads the channels as its second dimension. Groups that other layers read have no curve.
+    """
+
+    metric: Kronecker = Kronecker(batches=4)
+
+    def curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
+        readers = [(group, reading(labels, group, student)) for group in labels.groups()]
+        readable = [(group, weights) for group, weights in readers if weights]
+        names = list(dict.fromkeys(name for _, weights in readable for name in weights))
+        rule = self.metric.begun(student, names, task)
+        found = []
+        for group, weights in readable:
+            metrics = rule.measure(student, list(weights), task)
+            given = [
+                Reader(student.weight(name).detach(), _full(metrics[name]), columns)
+                for name, columns in weights.items()
+            ]
+            gone = eliminate(given)
+            found.append(_curve(group, gone))
+        return found
+
+
+def _curve(group: Sequence[int], gone: Elimination) -> Curve:
+    return Curve(tuple(group[at] for at in gone.order), gone.errors)
+
+
+def _full(metric: object) -> Full:
+    assert isinstance(metric, Full)
+    return metric
+
+
+def reading(labels: Labels, group: Sequence[int], student: Compressed) -> dict[str, Tensor]:
+    """The weights that read these channels -> their columns [channels, k], flattened; none where one cannot be read."""
+    places: dict[str, dict[int, list[int]]] = {}
+    for number, label in enumerate(group):
+        for name, dim, index in labels.free[label]:
+            if name in student.names and dim == 1:
+                places.setdefault(name, {}).setdefault(number, []).append(index)
+    found = {}
+    for name, at in places.items():
+        inner = student.parameter(name)[0, 0].numel()
+        if len(at) < len(group) or len({len(indices) for indices in at.values()}) > 1:
+            return {}
+        rows = [[index * inner + k for index in at[number] for k in range(inner)] for number in range(len(group))]
+        found[name] = torch.tensor(rows)
+    return found
+
+
+@dataclass(frozen=True)
+class Narrow(EditRule):
+    """Cut the channels that matter least until the cost is at most ``share`` of what it is.
+
+    The number of channels of every group is a multiple of ``step``, as far as the group has that many, and at least
+    ``least``. In every round the group and the number of channels that raise the error least for the cost that they
+    save go: the greedy way down the lower hulls of the curves, which also sees past numbers that save nothing. With
+    ``make_up``, weights that read what goes get the least-squares values of what stays.
+    """
+
+    share: float
+    cost: CostRule = Macs()
+    score: ChannelScore = Surgeon()
+    step: int = 1
+    least: int = 1
+    make_up: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or self.step < 1 or self.least < 1:
+            raise SchemeError(f"{self}: give a share between 0 and 1, and a step and a least number from 1 on")
+
+    def decide(self, student: Compressed, task: Task) -> Sequence[Edit]:
+        labels = find_labels(student.base, task.example())
+        curves = self.score.curves(student, labels, task)
+        if not curves:
+            raise SelectionError(f"no channel can be cut (operators in the way: {labels.barriers or 'none'})")
+        costs = self.cost.measure(student, task)
+        shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
+        numbers = allocate(labels, curves, costs, shapes, self.share, self.step, self.least)
+        dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
+        return [cut(labels, dead, student.base)] if dead else []
+
+    @torch.no_grad()
+    def values(self, student: Compressed, edits: Sequence[Edit], task: Task) -> Mapping[str, Tensor]:
+        if not self.make_up:
+            return {}
+        found = {}
+        for edit in edits:
+            assert isinstance(edit, Cut)
+            for name in edit.kept:
+                if name in student.names and 1 in edit.kept[name] and student.parameter(name).ndim > 1:
+                    found[name] = self._made_up(student, edit, name, task)
+        return found
+
+    def _made_up(self, student: Compressed, edit: Cut, name: str, task: Task) -> Tensor:
+        w = student.weight(name).detach()
+        moment = InputMoment(batches=4).measure(student, [name], task)[name]
+        inner = w[0, 0].numel()
+        channels = torch.tensor(edit.kept[name][1])
+        kept = (channels[:, None] * inner + torch.arange(inner)).flatten()
+        solved = made_up(w, _full(moment).hessian, kept)
+        whole = torch.zeros_like(w).flatten(1)
+        whole[:, kept] = solved
+        return edit.slice(name, whole.reshape(w.shape))
+
+
+def allocate(
+    labels: Labels,
+    curves: Sequence[Curve],
+    costs: LayerCosts,
+    shapes: Mapping[str, tuple[int, ...]],
+    share: float,
+    step: int = 1,
+    least: int = 1,
+) -> list[int]:
+    """How many labels of every curve go, so that the cost is at most ``share`` of that of ``shapes``.
+
+    ``BudgetError`` where the narrowest model costs more.
+    """
+    state = _Narrowing(labels, curves, costs, dict(shapes))
+    limit = share * costs.total(shapes)
+    while state.cost > limit:
+        moves = [move for number in range(len(curves)) for move in state.moves(number, step, least)]
+        if not moves:
+            raise BudgetError(
+                f"{limit:,.0f} {costs.unit} cannot be reached: the narrowest model has {state.cost:,.0f}. Allow "
+                "narrower groups, or a larger share"
+            )
+        best = min(moves, key=lambda move: (move.rise / move.saved, -move.saved))
+        enough = [m for m in moves if m.curve == best.curve and state.cost - m.saved <= limit]
+        state.make(min([best, *enough], key=lambda m: m.gone) if enough else best)
+    return state.gone
+
+
+@dataclass(frozen=True)
+class _Move:
+    curve: int
+    gone: int
+    rise: float
+    saved: float
+
+
+class _Narrowing:
+    """Shapes and costs as labels go."""
+
+    def __init__(
+        self, labels: Labels, curves: Sequence[Curve], costs: LayerCosts, shapes: dict[str, tuple[int, ...]]
+    ) -> None:
+        self.curves, self.costs, self.shapes = curves, costs, shapes
+        self.gone = [0] * len(curves)
+        self.cost = costs.total(shapes)
+        self.places = [
+            [Counter((name, dim) for name, dim, _ in labels.free[label] if name in shapes) for label in curve.labels]
+            for curve in curves
+        ]
+        self.known: dict[int, list[_Move]] = {}
+        touched = [{name for counter in counters for name, _ in counter} for counters in self.places]
+        self.neighbours = [{n for n, other in enumerate(touched) if other & names} for names in touched]
+
+    def moves(self, number: int, step: int, least: int) -> list[_Move]:
+        """All numbers of labels of one curve that could go now and save something."""
+        if number not in self.known:
+            self.known[number] = list(self._moves(number, step, least))
+        return self.known[number]
+
+    def _moves(self, number: int, step: int, least: int) -> list[_Move]:
+        curve, before = self.curves[number], self.gone[number]
+        found, went = [], Counter[tuple[str, int]]()
+        for gone in range(before + 1, len(curve.labels) - least + 1):
+            went.update(self.places[number][gone - 1])
+            if (len(curve.labels) - gone) % step:
+                continue
+            saved = sum(
+                self.costs.of(name, self.shapes[name]) - self.costs.of(name, shape)
+                for name, shape in self._shrunk(went).items()
+            )
+            if saved > 0:
+                found.append(_Move(number, gone, curve.errors[gone] - curve.errors[before], saved))
+        return found
+
+    def _shrunk(self, went: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
+        shapes: dict[str, tuple[int, ...]] = {}
+        for (name, dim), count in went.items():
+            shape = list(shapes.get(name, self.shapes[name]))
+            shape[dim] -= count
+            shapes[name] = tuple(shape)
+        return shapes
+
+    def make(self, move: _Move) -> None:
+        went = Counter[tuple[str, int]]()
+        for counter in self.places[move.curve][self.gone[move.curve] : move.gone]:
+            went.update(counter)
+        self.shapes |= self._shrunk(went)
+        self.gone[move.curve] = move.gone
+        self.cost = self.costs.total(self.shapes)
+        for neighbour in self.neighbours[move.curve]:
+            self.known.pop(neighbour, None)
