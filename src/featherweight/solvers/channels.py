@@ -88,7 +88,8 @@ class _State:
         blocks = self.inverse[at[:, :, None], at[:, None, :]]
         blocks[~alive] = torch.eye(at.shape[1], dtype=blocks.dtype, device=blocks.device)
         w = self.w[:, at].permute(1, 2, 0)  # [channels, k, rows]
-        return ((w * torch.linalg.solve(blocks, w)).sum(1) * self.g).sum(1)
+        cost: Tensor = ((w * torch.linalg.solve(blocks, w)).sum(1) * self.g).sum(1)
+        return cost
 
     def remove(self, channel: int) -> None:
         at = self.columns[channel]
@@ -102,9 +103,9 @@ class _State:
 
 @torch.no_grad()
 def made_up(w: Tensor, hessian: Tensor, kept: Tensor, damping: float = DAMPING) -> Tensor:
-    """``argmin_v tr((w − v) H (w − v)ᵀ)`` over ``v`` that is zero outside the columns ``kept``, those columns of it.
+    """``argmin_v tr((w − v) H (w − v)ᵀ)`` over ``v`` of zeros outside the columns ``kept``: those columns of it.
 
-    ``v_S = w H_:S H_SS⁻¹``, with ``w`` flattened to [rows, columns]: what stays makes up for what goes, by least squares
+    ``v_S = w H_:S H_SS⁻¹``, with ``w`` flattened to [rows, columns]: what stays makes up for what goes by least squares
     (He, Zhang and Sun 2017, arXiv 1707.06168, equation 5; Luo, Wu and Lin 2017, arXiv 1707.06342, section 3.3).
     """
     h = damped(hessian, damping)
