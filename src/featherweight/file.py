@@ -26,8 +26,10 @@ from featherweight.core.errors import FeatherweightError, FormatError, naming
 from featherweight.core.shared import Reference, mapped, referenced, resolved
 from featherweight.core.site import parameters
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
+from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
+from featherweight.graph.rewrite import CutGraph
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.fixed_point import FixedPointCode
 from featherweight.schemes.floats import Exact, Float, Floats, Width
@@ -61,7 +63,7 @@ KINDS: dict[int, type[Code]] = {
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, Fold)}
+EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, SetSizes)}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
@@ -479,7 +481,7 @@ def _checked(header: "Header", model: nn.Module | None, max_bytes: int) -> tuple
         if header.edits:
             edited = Compressed(model).base
             for edit in header.edits:
-                edit.apply(edited)
+                edited = edit.replaced(edited)
         modules = dict(edited.named_modules())
         for site in header.taps:
             if site.place.call.module not in modules:

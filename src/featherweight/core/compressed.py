@@ -234,7 +234,7 @@ class Compressed(nn.Module):
         """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
         moved = {edit.retap(self.base, place): function for place, function in self._taps.functions.items()}
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
-        edit.apply(self.base)
+        self.base = edit.replaced(self.base)
         self.edits += (edit,)
         if self._watcher is not None:
             self._send(moved)

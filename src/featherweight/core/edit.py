@@ -19,6 +19,11 @@ class Edit(ABC):
     def apply(self, model: nn.Module) -> None:
         """Change ``model`` in place; its tensors are replaced by new ones, never written to."""
 
+    def replaced(self, model: nn.Module) -> nn.Module:
+        """What stands in place of ``model`` after the edit: the model itself, but where no change of it would do."""
+        self.apply(model)
+        return model
+
     def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
         """What becomes of the code of a tensor called ``name``, with ``model`` as it is before the edit.
 

@@ -82,12 +82,24 @@ def resize(module: nn.Module) -> None:
             module.out_features, module.in_features = module.weight.shape
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             if module.groups > 1 and module.weight.shape[1] == 1:
-                module.groups = module.weight.shape[0]
+                module.groups = module.weight.shape[0] // (module.out_channels // module.groups)
             module.out_channels = module.weight.shape[0]
             module.in_channels = module.weight.shape[1] * module.groups
+        case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
+            if module.groups > 1 and module.in_channels == module.groups:
+                module.groups = module.weight.shape[0]
+            module.in_channels = module.weight.shape[0]
+            module.out_channels = module.weight.shape[1] * module.groups
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d():
             sized = module.weight if module.weight is not None else module.running_mean
             module.num_features = len(sized) if sized is not None else module.num_features
+        case nn.Embedding():
+            module.num_embeddings, module.embedding_dim = module.weight.shape
+        case nn.PReLU():
+            module.num_parameters = len(module.weight)
+        case nn.RNNBase():
+            module.hidden_size = module.get_parameter("weight_hh_l0").shape[1]
+            module.input_size = module.get_parameter("weight_ih_l0").shape[1]
 
 
 def cut(labels: Labels, dead: Iterable[int], model: nn.Module) -> Cut:

@@ -812,8 +812,7 @@ RULES: Mapping[Any, Rule] = {
         (looked_up, _targets("embedding")),
         (padded, _targets("pad", "constant_pad_nd")),
         (created, _targets(
-            "zeros", "ones", "full", "empty.memory_format", "arange", "arange.start", "arange.start_step", "new_zeros",
-            "new_ones", "new_full", "scalar_tensor", "eye", "linspace",
+            "zeros", "ones", "full", "empty.memory_format", "new_zeros", "new_ones", "new_full",
         )),
         (shaped_alike, _targets("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")),
         (written, _targets("copy_")),

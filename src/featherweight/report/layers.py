@@ -30,7 +30,7 @@ def edited(parent: nn.Module, edits: Sequence[Edit]) -> nn.Module:
     """A copy of the parent with the same changes of structure; what its tensors are compared under."""
     model = twin(parent)
     for edit in edits:
-        edit.apply(model)
+        model = edit.replaced(model)
     return model
 
 
@@ -96,7 +96,7 @@ def changes(edits: Sequence[Edit], parent: nn.Module) -> list[str]:
     model, told = twin(parent), []
     for edit in edits:
         told += _told(edit, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-        edit.apply(model)
+        model = edit.replaced(model)
     return told
 
 

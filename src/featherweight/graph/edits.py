@@ -1,0 +1,77 @@
+"""The edit that removes labels, in the form that leaves most of the model as its author wrote it."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import Node
+
+from featherweight.core.compressed import twin
+from featherweight.core.edit import Edit
+from featherweight.core.errors import SelectionError
+from featherweight.core.task import Example, evaluating
+from featherweight.graph.attributes import follow
+from featherweight.graph.cut import cut
+from featherweight.graph.labels import Walked
+from featherweight.graph.resize import Called, Resized
+from featherweight.graph.rewrite import CutGraph, described
+from featherweight.graph.trace import Traced, trace
+
+
+def removal(walked: Walked, dead: Iterable[int], model: nn.Module, example: Example) -> tuple[Edit, ...]:
+    """The edits that remove these labels from ``model``, which is not changed.
+
+    First the model's own class is tried: its tensors cut, the sizes of its layers and the numbers among its attributes
+    made to follow. That stands where it is proved: traced anew, the cut model must be, call by call and number by
+    number, the graph that the labels say. Else the model is replaced by that graph.
+    """
+    gone = set(dead)
+    resized = Resized(walked, gone)
+    kept = cut(walked.labels, gone, model)
+    sizes = follow(resized, model)
+    for edits in ([kept, sizes], [kept]) if sizes is not None else ([kept],):
+        if proved(model, [edit for edit in edits if edit is not None], resized, example):
+            return tuple(edit for edit in edits if edit is not None)
+    return (CutGraph(kept.kept, described(example)),)
+
+
+def proved(model: nn.Module, edits: Sequence[Edit], resized: Resized, example: Example) -> bool:
+    """Whether the model's own code, after the edits, computes the resized graph."""
+    small = twin(model)
+    try:
+        for edit in edits:
+            edit.apply(small)
+        with evaluating(small):
+            return _equal(resized, trace(small, example))
+    except (SelectionError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+        return False  # the code cannot run on what stays
+
+
+def _equal(resized: Resized, traced: Traced) -> bool:
+    """Whether both graphs make the same calls on the same operands."""
+    before, after = resized.walked.traced.nodes, traced.nodes
+    if len(before) != len(after):
+        return False
+    place = {node: number for number, node in enumerate(before)} | {node: number for number, node in enumerate(after)}
+    for ours, theirs in zip(before, after, strict=True):
+        if ours.op != theirs.op or resized.walked.traced.names.get(ours.name) != traced.names.get(theirs.name):
+            return False
+        called = resized.call(ours) if ours.op == "call_function" else Called(ours.target, ours.args, ours.kwargs)
+        if ours.op == "call_function" and called.target != theirs.target:
+            return False
+        if _plain(called.args, place) != _plain(theirs.args, place):
+            return False
+        if _plain(dict(called.kwargs), place) != _plain(dict(theirs.kwargs), place):
+            return False
+    return True
+
+
+def _plain(value: Any, place: dict[Node, int]) -> Any:
+    """Nested arguments with the places of nodes in place of nodes."""
+    if isinstance(value, Node):
+        return ("node", place[value])
+    if isinstance(value, tuple | list):
+        return [_plain(each, place) for each in value]
+    if isinstance(value, dict):
+        return {key: _plain(each, place) for key, each in value.items()}
+    return value
