@@ -12,7 +12,8 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SelectionError
 from featherweight.core.task import Example
 from featherweight.graph.cut import Cut, cut, masked
-from featherweight.graph.labels import Labels, find_labels
+from featherweight.graph.edits import removal, walk
+from featherweight.graph.labels import Labels
 from featherweight.schemes.uniform import Uniform
 
 
@@ -60,6 +61,10 @@ class Normed(nn.Module):
         return self.last(torch.relu(self.second(self.norm(self.first(x)))))
 
 
+def find_labels(model: nn.Module, example: Example) -> Labels:
+    return walk(model, example).labels
+
+
 CASES = {
     "residual": (Residual, (2, 1, 8, 8)),
     "resnet-20": (lambda: ResNetCifar(20), (1, 3, 32, 32)),
@@ -85,12 +90,14 @@ def test_cut_equals_masked(name: str) -> None:
     torch.manual_seed(0)
     make, shape = CASES[name]
     model, x = randomised(make()), torch.rand(shape, dtype=torch.float64)
-    labels = find_labels(model, Example((x,)))
+    walked = walk(model, Example((x,)))
+    labels = walked.labels
     dead = every_third(labels)
     assert dead
     small, zeroed = copy.deepcopy(model), copy.deepcopy(model)
     masked(labels, dead, zeroed)
-    cut(labels, dead, model).apply(small)
+    for edit in removal(walked, dead, model, Example((x,))):
+        small = edit.replaced(small)
     torch.testing.assert_close(small(x), zeroed(x), rtol=1e-12, atol=1e-12)
     assert not torch.allclose(small(x), model(x), rtol=1e-6)
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())

@@ -274,7 +274,9 @@ OWN: dict[str, Entry] = {
     "lstm": Entry(lambda: Gated(nn.LSTM, True), tokens(20)),
     "gru": Entry(lambda: Gated(nn.GRU, False), tokens(20)),
     "encoder layers": Entry(
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2, enable_nested_tensor=False),
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2, enable_nested_tensor=False
+        ),
         lambda: Example((torch.rand(2, 5, 16),)),
     ),
     "efficientnet-lite0": Entry(lambda: EfficientNetLite(), images(64)),
@@ -297,7 +299,7 @@ def _transformer(name: str, example: Callable[[], Example] | None = None, **sett
         import transformers
 
         config = getattr(transformers, f"{name}Config")(**settings)
-        config.return_dict = False
+        config.use_cache = False
         model: nn.Module = getattr(transformers, f"{name}Model")(config)
         return model
 

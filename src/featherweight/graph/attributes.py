@@ -4,13 +4,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.fx import Node
 
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FormatError
+from featherweight.graph.label_rules import shape_of
 from featherweight.graph.resize import Called, Resized
 from featherweight.graph.trace import module_of
+
+aten = torch.ops.aten
+VIEWS = frozenset({aten.view.default, aten.reshape.default})
 
 Sizes = Mapping[str, Mapping[str, int]]
 """Module path -> attribute -> number."""
@@ -60,8 +65,8 @@ def follow(resized: Resized, model: nn.Module) -> SetSizes | None:
     changes: dict[str, list[tuple[int, int]]] = {}
     for node in resized.walked.traced.nodes:
         if node.op == "call_function":
-            for old, new in _changes(node, resized.call(node)):
-                changes.setdefault(module_of(node), []).append((old, new))
+            pairs = _changes(node, resized.call(node)) + _inferred(node, resized)
+            changes.setdefault(module_of(node), []).extend(pairs)
     modules = dict(model.named_modules())
     sizes: dict[str, dict[str, int]] = {}
     for path, pairs in changes.items():
@@ -75,17 +80,26 @@ def _changes(node: Node, called: Called) -> list[tuple[int, int]]:
     return [pair for before, after in zip(node.args, called.args, strict=False) for pair in _pairs(before, after)]
 
 
+def _inferred(node: Node, resized: Resized) -> list[tuple[int, int]]:
+    """Sizes that a view works out (−1), and that attributes may tell as well."""
+    if node.target not in VIEWS:
+        return []
+    sizes, after = node.args[1], resized.shape(resized.value(node))
+    trio = zip(sizes, shape_of(node), after, strict=True)  # type: ignore[arg-type]
+    return [(old, new) for size, old, new in trio if size == -1]
+
+
 def _pairs(before: Any, after: Any) -> list[tuple[int, int]]:
     if isinstance(before, Sequence) and isinstance(after, Sequence) and not isinstance(before, str):
         return [pair for old, new in zip(before, after, strict=False) for pair in _pairs(old, new)]
-    if type(before) is int and type(after) is int and before != after:
+    if type(before) is int and type(after) is int:
         return [(before, after)]
     return []
 
 
 def _followed(module: nn.Module, pairs: Collection[tuple[int, int]]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for old in dict.fromkeys(old for old, _ in pairs):
+    for old in dict.fromkeys(old for old, new in pairs if old != new):
         news = [new for before, new in pairs if before == old]
         names = [name for name, value in numbers(module).items() if value == old]
         if len(set(news)) == 1:

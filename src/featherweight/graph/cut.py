@@ -1,6 +1,6 @@
 """Cutting channels: a structural edit decided on labels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,13 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.core.code import Code
-from featherweight.core.compressed import Compressed, assign
+from featherweight.core.compressed import assign
 from featherweight.core.edit import Edit
-from featherweight.core.errors import FormatError, SelectionError
+from featherweight.core.errors import FormatError
 from featherweight.core.site import parameters
-from featherweight.core.stage import EditRule
-from featherweight.core.task import Task
-from featherweight.graph.labels import Labels, find_labels
+from featherweight.graph.labels import Labels
 
 Kept = Mapping[str, Mapping[int, tuple[int, ...]]]
 """Name of a parameter or buffer -> dimension -> indices that stay, ascending."""
@@ -102,13 +100,18 @@ def resize(module: nn.Module) -> None:
             module.input_size = module.get_parameter("weight_ih_l0").shape[1]
 
 
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer, those too that no file keeps."""
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
 def cut(labels: Labels, dead: Iterable[int], model: nn.Module) -> Cut:
     """The edit that removes these labels wherever they appear."""
     gone: dict[str, dict[int, set[int]]] = {}
     for label in dead:
         for name, dim, index in labels.free[label]:
             gone.setdefault(name, {}).setdefault(dim, set()).add(index)
-    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in tensors(model).items()}
     return Cut(
         {
             name: {dim: tuple(i for i in range(shapes[name][dim]) if i not in at) for dim, at in dims.items()}
@@ -119,39 +122,8 @@ def cut(labels: Labels, dead: Iterable[int], model: nn.Module) -> Cut:
 
 def masked(labels: Labels, dead: Iterable[int], model: nn.Module) -> None:
     """Zero every slice of these labels, in place, biases and statistics too: what a cut model must equal."""
-    state = model.state_dict(keep_vars=True)
+    state = tensors(model)
     with torch.no_grad():
         for label in dead:
             for name, dim, index in labels.free[label]:
                 state[name].select(dim, index).zero_()
-
-
-@dataclass(frozen=True)
-class CutFilters(EditRule):
-    """Cut a ``share`` of each group of labels, those with the least sum of ``|w|`` over their output slices.
-
-    Li et al. 2017, arXiv 1608.08710, section 3.1, with the sum over all layers that a label couples. At least
-    ``least`` labels stay in a group.
-    """
-
-    share: float
-    least: int = 1
-
-    def decide(self, student: Compressed, task: Task) -> Sequence[Edit]:
-        labels = find_labels(student.base, task.example())
-        dead: list[int] = []
-        for group in labels.groups():
-            scores = torch.tensor([self._score(student, labels, label) for label in group])
-            count = min(round(self.share * len(group)), len(group) - self.least)
-            dead += [group[i] for i in scores.argsort(stable=True)[: max(count, 0)].tolist()]
-        if not dead:
-            barriers = "; ".join(labels.barriers) or "none"
-            raise SelectionError(f"no channel can be cut at a share of {self.share} (operators in the way: {barriers})")
-        return [cut(labels, dead, student.base)]
-
-    def _score(self, student: Compressed, labels: Labels, label: int) -> float:
-        total = 0.0
-        for name, dim, index in labels.free[label]:
-            if dim == 0 and name in student.names and student.parameter(name).ndim > 1:
-                total += float(student.weight(name).detach().select(0, index).abs().sum())
-        return total

@@ -11,7 +11,7 @@ from featherweight.core.edit import Edit
 from featherweight.core.errors import SelectionError
 from featherweight.core.task import Example, evaluating
 from featherweight.graph.attributes import follow
-from featherweight.graph.cut import cut
+from featherweight.graph.cut import Cut, Kept, cut
 from featherweight.graph.labels import Walked
 from featherweight.graph.resize import Called, Resized
 from featherweight.graph.rewrite import CutGraph, described
@@ -33,6 +33,17 @@ def removal(walked: Walked, dead: Iterable[int], model: nn.Module, example: Exam
         if proved(model, [edit for edit in edits if edit is not None], resized, example):
             return tuple(edit for edit in edits if edit is not None)
     return (CutGraph(kept.kept, described(example)),)
+
+
+def walk(model: nn.Module, example: Example) -> Walked:
+    """The model's graph run on labels, traced as it is in evaluation; ``TraceError`` where it cannot be traced."""
+    with evaluating(model):
+        return Walked(model, trace(model, example))
+
+
+def kept_by(edits: Iterable[Edit]) -> Kept:
+    """What the cuts among these edits keep."""
+    return {name: dims for edit in edits if isinstance(edit, Cut | CutGraph) for name, dims in edit.kept.items()}
 
 
 def proved(model: nn.Module, edits: Sequence[Edit], resized: Resized, example: Example) -> bool:

@@ -463,6 +463,8 @@ def sliced(walk: Walk, node: Node) -> Result:
     if not all(isinstance(each, int | None) for each in (start, end, step)):
         return None
     indices = range(x.shape[dim])[slice(start, end, step)]
+    if operand(node, 0).op == "placeholder" and len(indices) < x.shape[dim]:
+        x = walk.algebra.fix(x, dim)  # longer inputs use more of a table of positions
     if step not in (None, 1):
         return replace(walk.algebra.fix(x, dim), shape=shape_of(node))
     return part(walk, x, dim, indices.start, indices.stop)
@@ -480,6 +482,9 @@ def split(walk: Walk, node: Node) -> Result:
     values: Any = node.meta["val"]
     dim = int(argument(node, 2, "dim", 0)) % len(x.shape)
     sizes = [int(value.shape[dim]) for value in values]
+    block = x.block(dim)
+    if block is not None and len(block[0]) > 1:
+        x = walk.algebra.fix(x, dim)
     x, labels = walk.algebra.one(x, dim)
     if labels is not None and len(set(sizes)) == 1 and node.target is not aten.split_with_sizes.default:
         walk.algebra.union.join_along(labels.reshape(len(sizes), -1), 0)
@@ -635,6 +640,7 @@ def recurrent(walk: Walk, node: Node) -> Result:
     for dim in range(len(x.shape) - 1):
         x = algebra.fix(x, dim)
     hidden: list[Array] = []
+    everything: list[Array] = []
     for layer in range(layers):
         given = x if layer == 0 else None
         outputs = []
@@ -642,15 +648,14 @@ def recurrent(walk: Walk, node: Node) -> Result:
             first = (layer * directions + direction) * each
             outputs.append(_cell(walk, weights[first : first + each], gates, given, hidden))
         hidden = outputs
+        everything += outputs
     first_state = states if isinstance(states, list | tuple) else [states]
     for state in first_state:
         value = walk.value(state)
         for dim in (0, 1):
             value = algebra.fix(value, dim)
-        for labels in hidden:
+        for labels in everything:  # one tensor holds the first states of all
             algebra.match(value, 2, labels)
-        if layers * directions > 1:
-            algebra.fix(value, 2)
     out = np.concatenate(hidden)
     values: Any = node.meta["val"]
     shapes = [tuple(int(size) for size in value.shape) for value in values]

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from featherweight.core.site import parameters
-from featherweight.core.task import Example, evaluating
 from featherweight.graph.label_rules import RULES, shape_of
 from featherweight.graph.labelled import Algebra, Labelled
-from featherweight.graph.trace import Traced, module_of, trace
+from featherweight.graph.trace import Traced, module_of
 from featherweight.graph.union import Union
 
 Place = tuple[str, int, int]
@@ -39,15 +38,6 @@ class Labels:
         for label, places in self.free.items():
             owners.setdefault(places[0][:2], []).append(label)
         return list(owners.values())
-
-
-def find_labels(model: nn.Module, example: Example) -> Labels:
-    """Trace the model on the example, as it is in evaluation, and run its graph on labels.
-
-    Raises ``TraceError`` where it cannot be traced.
-    """
-    with evaluating(model):
-        return Walked(model, trace(model, example)).labels
 
 
 class Walked:
@@ -83,17 +73,19 @@ class Walked:
             for source in node.all_input_nodes:
                 for value in self._each(source):
                     self.algebra.fix_all(value)
-        elif node.op == "call_function":
+        elif node.op == "call_function" and (node.users or node.meta.get("val") is not None):  # else it asserts
             self.values[node] = self._called(node)
 
     def _given(self, node: Node) -> Labelled:
         name = self.traced.names.get(node.name)
         shape = shape_of(node)
-        if name is None:
+        tensor = node.meta.get("val")
+        if name is None or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             return Labelled(shape)
         name = self._first.get(name, name)
         if name not in self.stored:
-            blocks = tuple(((dim,), self.union.fresh([size])) for dim, size in enumerate(shape))
+            unused = not node.users  # perhaps another entry point of the model uses it
+            blocks = tuple(((dim,), self.union.fresh([size], unused)) for dim, size in enumerate(shape))
             self.stored[name] = Labelled(shape, blocks, zero=True)
         return self.stored[name]
 

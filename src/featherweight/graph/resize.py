@@ -76,25 +76,31 @@ def _with(node: Node, position: int, given: Any, target: Any = None) -> Called:
     return Called(target or node.target, args, node.kwargs)
 
 
-def _sizes(sizes: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Literal sizes become those of ``shape``; −1 and sizes that are computed stay."""
-    return [new if isinstance(old, int) and old >= 0 else old for old, new in zip(sizes, shape, strict=True)]
+def _sizes(sizes: Sequence[Any], before: Sequence[int], after: Sequence[int]) -> list[Any]:
+    """Literal sizes become those of ``after``; −1 stays. ``SelectionError`` where one that changes is computed."""
+    found = []
+    for size, old, new in zip(sizes, before, after, strict=True):
+        if not isinstance(size, int) and old != new:
+            raise SelectionError("a size that changes is computed from others")
+        found.append(new if isinstance(size, int) and size >= 0 else size)
+    return found
 
 
 def _viewed(resized: Resized, node: Node) -> Called:
     sizes = operand(node, 1)
-    shape = resized.shape(resized.value(node))
-    return _with(node, 1, _sizes(sizes, shape))
+    return _with(node, 1, _sizes(sizes, shape_of(node), resized.shape(resized.value(node))))
 
 
 def _unflattened(resized: Resized, node: Node) -> Called:
     sizes, dim = operand(node, 2), operand(node, 1) % len(shape_of(operand(node, 0)))
-    return _with(node, 2, _sizes(sizes, resized.shape(resized.value(node))[dim : dim + len(sizes)]))
+    part = slice(dim, dim + len(sizes))
+    return _with(node, 2, _sizes(sizes, shape_of(node)[part], resized.shape(resized.value(node))[part]))
 
 
 def _created(position: int) -> Callable[[Resized, Node], Called]:
     def rule(resized: Resized, node: Node) -> Called:
-        return _with(node, position, _sizes(operand(node, position), resized.shape(resized.value(node))))
+        shape = resized.shape(resized.value(node))
+        return _with(node, position, _sizes(operand(node, position), shape_of(node), shape))
 
     return rule
 

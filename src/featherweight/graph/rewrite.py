@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 
 from featherweight.core.code import Code
 from featherweight.core.edit import Edit
-from featherweight.core.errors import FormatError, TraceError
+from featherweight.core.errors import FormatError, SelectionError, TraceError
 from featherweight.core.task import Example, evaluating
 from featherweight.graph.cut import Cut, Kept
 from featherweight.graph.labels import Walked
@@ -59,16 +59,20 @@ class CutGraph(Edit):
         example = Example(*_inputs(self.given))
         with evaluating(model):
             try:
-                traced = trace(model, example, any_batch=True)
-            except TraceError:
-                traced = trace(model, example)
-            walked = Walked(model, traced)
+                program = self._program(model, example, any_batch=True)
+            except SelectionError:
+                program = self._program(model, example, any_batch=False)
+        Cut(self.kept).apply(model)
+        return _assembled(program, model)
+
+    def _program(self, model: nn.Module, example: Example, any_batch: bool) -> torch.export.ExportedProgram:
+        traced = trace(model, example, any_batch)
+        walked = Walked(model, traced)
         resized = Resized(walked, dead_labels(walked, self.kept))
         calls = {node: resized.call(node) for node in traced.nodes if node.op == "call_function"}
         for node, called in calls.items():
             node.target, node.args, node.kwargs = called.target, called.args, dict(called.kwargs)
-        Cut(self.kept).apply(model)
-        return _assembled(traced.program, model)
+        return traced.program
 
     def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
         return Cut(self.kept).recode(model, name, code)

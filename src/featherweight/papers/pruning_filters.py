@@ -1,7 +1,7 @@
 """Pruning filters for efficient ConvNets (Li et al. 2017)."""
 
 from featherweight.core.stage import Recipe, Reference, Stage, Training
-from featherweight.graph.cut import CutFilters
+from featherweight.graph.filters import CutFilters
 from featherweight.papers.paper import Claim, Paper
 
 REFERENCE = Reference(

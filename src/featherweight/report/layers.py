@@ -15,8 +15,10 @@ from featherweight.core.compressed import Compressed, twin
 from featherweight.core.edit import Edit
 from featherweight.core.tap import Function, Place
 from featherweight.file import slots
+from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
 from featherweight.graph.fold import Fold
+from featherweight.graph.rewrite import CutGraph
 from featherweight.run import relative_error
 
 
@@ -104,11 +106,13 @@ def _told(edit: Edit, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     match edit:
         case Fold():
             return [f"norm {norm} folded into {layer}" for layer, norm in edit.pairs]
-        case Cut():
+        case Cut() | CutGraph():
             return [
                 f"{name}, dimension {dim}: {len(at)} of {shapes[name][dim]} kept"
                 for name, dims in edit.kept.items()
                 for dim, at in dims.items()
             ]
+        case SetSizes():
+            return [f"{path}.{name} = {size}" for path, sizes in edit.sizes.items() for name, size in sizes.items()]
         case _:
             return [edit.identifier]

@@ -15,8 +15,9 @@ from featherweight.core.metric import Full
 from featherweight.core.stage import EditRule
 from featherweight.core.task import Task
 from featherweight.costs.layers import CostRule, LayerCosts, Macs
-from featherweight.graph.cut import Cut, cut
-from featherweight.graph.labels import Labels, find_labels
+from featherweight.graph.cut import Cut
+from featherweight.graph.edits import kept_by, removal, walk
+from featherweight.graph.labels import Labels
 from featherweight.metrics.hessian import InputMoment, Kronecker
 from featherweight.solvers.channels import Elimination, Reader, eliminate, made_up
 
@@ -119,7 +120,8 @@ class Narrow(EditRule):
             raise SchemeError(f"{self}: give a share between 0 and 1, and a step and a least number from 1 on")
 
     def decide(self, student: Compressed, task: Task) -> Sequence[Edit]:
-        labels = find_labels(student.base, task.example())
+        walked = walk(student.base, task.example())
+        labels = walked.labels
         curves = self.score.curves(student, labels, task)
         if not curves:
             raise SelectionError(f"no channel can be cut (operators in the way: {labels.barriers or 'none'})")
@@ -127,19 +129,18 @@ class Narrow(EditRule):
         shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
         numbers = allocate(labels, curves, costs, shapes, self.share, self.step, self.least)
         dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
-        return [cut(labels, dead, student.base)] if dead else []
+        return removal(walked, dead, student.base, task.example()) if dead else []
 
     @torch.no_grad()
     def values(self, student: Compressed, edits: Sequence[Edit], task: Task) -> Mapping[str, Tensor]:
         if not self.make_up:
             return {}
-        found = {}
-        for edit in edits:
-            assert isinstance(edit, Cut)
-            for name in edit.kept:
-                if name in student.names and 1 in edit.kept[name] and student.parameter(name).ndim > 1:
-                    found[name] = self._made_up(student, edit, name, task)
-        return found
+        edit = Cut(kept_by(edits))
+        return {
+            name: self._made_up(student, edit, name, task)
+            for name, dims in edit.kept.items()
+            if name in student.names and 1 in dims and student.parameter(name).ndim > 1
+        }
 
     def _made_up(self, student: Compressed, edit: Cut, name: str, task: Task) -> Tensor:
         w = student.weight(name).detach()
