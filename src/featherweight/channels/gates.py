@@ -93,7 +93,7 @@ def _port(layer: nn.Module, student: Compressed, each: Slices, gates: Tensor) ->
 
 
 def _all_read(parts: Sequence[Slices], count: int) -> bool:
-    return len(torch.cat([each.numbers for each in parts]).unique()) == count
+    return len({number for each in parts for number in each.numbers.tolist()}) == count
 
 
 def _read_otherwise(student: Compressed, labels: Labels, group: Sequence[int]) -> bool:
@@ -181,7 +181,7 @@ class Taylor(GateScore):
 
 @dataclass(frozen=True)
 class GateFisher(GateScore):
-    """``½ E_n (∂L_n/∂g)²``: the rise of the loss as a channel goes, with the empirical Fisher information for curvature.
+    """``½ E_n (∂L_n/∂g)²``: the rise of the loss as a channel goes, its curvature the empirical Fisher information.
 
     Theis et al. 2018, arXiv 1801.05787, equation 6.
     """
@@ -194,9 +194,8 @@ class GateFisher(GateScore):
 class GateHessian(GateScore):
     """``½ ∂²L/∂g²``, or with ``slope`` ``−∂L/∂g + ½ ∂²L/∂g²``: the rise of the loss to the second order.
 
-    The Hessian's diagonal as ``E[v ∘ Hv]`` over ``draws`` of random signs ``v`` (Bekas, Kokiopoulou and Saad 2007), exact
-    where gates do not interact. Networks of rectifiers have no curvature of their own in what follows: it is the
-    loss's, through the slopes that stay.
+    The Hessian's diagonal as ``E[v ∘ Hv]`` over ``draws`` of random signs ``v`` (Bekas, Kokiopoulou and Saad 2007),
+    exact where gates do not interact.
     """
 
     slope: bool = False

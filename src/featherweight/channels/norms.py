@@ -110,8 +110,8 @@ class Saliency(LabelScore):
 
     With ``Curvature`` or ``BackpropagatedCurvature`` the diagonal of the Hessian, optimal brain damage for channels
     (LeCun, Denker and Solla 1990); with ``Fisher`` the form in parameters of Theis et al. (2018, arXiv 1801.05787);
-    with the Euclidean metric half the squared L2 norm. Cross terms between the entries of a slice are dropped, unlike in
-    :class:`featherweight.channels.gates.GateFisher`.
+    with the Euclidean metric half the squared L2 norm. Cross terms between the entries of a slice are dropped, which is
+    not so in :class:`featherweight.channels.gates.GateFisher`.
     """
 
     metric: MetricRule = MagnitudeRule()

@@ -65,7 +65,7 @@ def makes(student: Compressed, each: Slices) -> bool:
 
 def reads(student: Compressed, each: Slices) -> bool:
     """Whether these slices of a linear layer's or a convolution's weight are multiplied with the channels."""
-    known = isinstance(owner(student, each.name), nn.Linear | CONVOLUTIONS) and each.name.endswith("weight")
+    known = isinstance(owner(student, each.name), (nn.Linear, *CONVOLUTIONS)) and each.name.endswith("weight")
     return known and each.dim == 1 and is_weight(student, each.name)
 
 
