@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featherweight.channels.gates import Gates, Port, batches
 from featherweight.channels.scores import Groups, LabelScore
-from featherweight.channels.slices import Slices, owner, read_by
+from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.task import Task, call, evaluating
@@ -163,6 +163,6 @@ def _first(student: Compressed, labels: Labels, group: list[int]) -> tuple[Slice
     """The first layer of one group that reads all channels, and where [labels, k]."""
     for each in read_by(student, labels, group):
         at = each.square(len(group))
-        if at is not None and getattr(owner(student, each.name), "groups", 1) == 1:
+        if at is not None and single(student, each.name):
             return each, at
     return None

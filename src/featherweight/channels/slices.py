@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
+from featherweight.graph.cut import tensors
 from featherweight.graph.labels import Labels
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -69,6 +70,12 @@ def reads(student: Compressed, each: Slices) -> bool:
     return known and each.dim == 1 and is_weight(student, each.name)
 
 
+def single(student: Compressed, name: str) -> bool:
+    """Whether the weight is of a linear layer, or of a convolution of one group."""
+    layer = owner(student, name)
+    return isinstance(layer, nn.Linear) or (isinstance(layer, CONVOLUTIONS) and layer.groups == 1)
+
+
 def made_by(student: Compressed, labels: Labels, group: Sequence[int]) -> list[Slices]:
     return [each for each in slices(labels, group) if makes(student, each)]
 
@@ -92,7 +99,7 @@ def vectors(student: Compressed, parts: Sequence[Slices], count: int) -> Tensor:
 
     ``SchemeError`` where some label has fewer of them than another.
     """
-    state = student.base.state_dict(keep_vars=True)
+    state = tensors(student.base)
     found = []
     for each in parts:
         at = each.square(count)
@@ -101,3 +108,8 @@ def vectors(student: Compressed, parts: Sequence[Slices], count: int) -> Tensor:
         tensor = state[each.name].detach().double().cpu().movedim(each.dim, 0)
         found.append(tensor[at].reshape(count, -1))
     return torch.cat(found, 1) if found else torch.zeros(count, 0, dtype=torch.float64)
+
+
+def even(parts: Sequence[Slices], count: int) -> bool:
+    """Whether there are slices, and all ``count`` labels are at equally many indices of each."""
+    return bool(parts) and all(each.square(count) is not None for each in parts)
