@@ -119,7 +119,7 @@ def lasso(gram: Tensor, target: Tensor, price: float, start: Tensor | None = Non
     ahead, momentum = beta, 1.0
     for _ in range(steps):
         moved = ahead - rate * (gram @ ahead - target)
-        after = moved.sign() * (moved.abs() - rate * price).clamp(min=0)
+        after: Tensor = moved.sign() * (moved.abs() - rate * price).clamp(min=0)
         if bool((after - beta).abs().max() <= 1e-7 * after.abs().max()) and momentum > 1:
             return after
         grown = (1 + (1 + 4 * momentum**2) ** 0.5) / 2

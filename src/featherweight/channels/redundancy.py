@@ -105,8 +105,8 @@ def _flat(student: Compressed, name: str) -> bool:
 class DataFree(PairScore):
     """``⟨a_j²⟩ ‖w_j − w_i‖²``, with ``a`` the outgoing weights: no data are needed.
 
-    Srinivas and Babu 2015, arXiv 1507.06149, section 3, equation 6. ``w`` is all that makes a channel, its bias included. With ``scaled`` channel ``i`` may be
-    multiplied, ``z_j ≈ (‖w_j‖/‖w_i‖) z_i``, which rectifiers without norms let pass: section 3.3.
+    Srinivas and Babu 2015, arXiv 1507.06149, section 3. ``w`` is all that makes a channel, its bias included. With
+    ``scaled`` channel ``i`` may be multiplied, ``z_j ≈ (‖w_j‖/‖w_i‖) z_i``, which rectifiers without norms let pass.
     """
 
     scaled: bool = False

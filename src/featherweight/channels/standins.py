@@ -39,7 +39,7 @@ class Replacing(StandIn):
 
     ``W_:i += Σ_j factors_ji W_:j`` over the channels ``j`` that go, and ``b += Σ_j constants_j Σ_k W_:jk`` over the
     entries ``k`` of a kernel: exact, but for constants at borders that a convolution pads with zeros. A layer without
-    a bias puts the constant into the batch norm that follows it, as ``β += γ/σ · c``; it is lost where there is neither.
+    a bias puts the constant into the batch norm that follows it, as ``β += γ/σ · c``; without either it is lost.
     """
 
     @abstractmethod
