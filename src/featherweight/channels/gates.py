@@ -103,6 +103,11 @@ def _read_otherwise(student: Compressed, labels: Labels, group: Sequence[int]) -
     return any(each.name in student.names and student.parameter(each.name).ndim > 1 for each in others)
 
 
+def open_gates(*shape: int) -> Tensor:
+    """Ones, in float64 on the CPU, whatever the model runs in and on."""
+    return torch.ones(shape, dtype=torch.float64, device="cpu")
+
+
 def batches(student: Compressed, task: Task, count: int) -> Iterator[Batch]:
     """Calibration batches on the student's device; ``TaskError`` where there is none."""
     found = 0
@@ -125,7 +130,7 @@ def slopes(gates: Gates, task: Task, count: int) -> Iterator[Tensor]:
     student = gates.student
     with evaluating(student), torch.enable_grad():
         for batch in batches(student, task, count):
-            ones = torch.ones(batch_size(batch), gates.count, device=student.device, requires_grad=True)
+            ones = open_gates(batch_size(batch), gates.count).requires_grad_()
             with gates.applied(ones):
                 loss = total_loss(student, task, batch)
             (gradient,) = torch.autograd.grad(loss, ones)
@@ -208,7 +213,7 @@ class GateHessian(GateScore):
         samples = 0
         with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
             for batch in batches(student, task, self.batches):
-                ones = torch.ones(gates.count, device=student.device, requires_grad=True)
+                ones = open_gates(gates.count).requires_grad_()
                 with gates.applied(ones):
                     loss = total_loss(student, task, batch)
                 (gradient,) = torch.autograd.grad(loss, ones, create_graph=True)
@@ -233,10 +238,10 @@ class Ablation(GateScore):
 
     @torch.no_grad()
     def of_gates(self, gates: Gates, task: Task) -> Tensor:
-        whole = self._loss(gates, task, torch.ones(gates.count))
+        whole = self._loss(gates, task, open_gates(gates.count))
         rises = []
         for number in range(gates.count):
-            closed = torch.ones(gates.count)
+            closed = open_gates(gates.count)
             closed[number] = 0
             rises.append(self._loss(gates, task, closed) - whole)
         return torch.tensor(rises, dtype=torch.float64)

@@ -20,8 +20,9 @@ class ParticleCut(EditRule):
     """Cut a ``share`` of every group's channels: the set with which most calibration samples come out right.
 
     ``particles`` sets are drawn at random. In each of ``rounds`` they are drawn anew, each with a chance of the
-    ``power`` of its share of right answers, and in each a share ``moved`` of the channels that go is exchanged for others; the
-    best set that was seen is kept (Anwar, Hwang and Sung 2017, arXiv 1512.08571, section 4). No weights change.
+    ``power`` of its share of right answers, and in each a share ``moved`` of the channels that go is exchanged for
+    others; the best set that was seen is kept. No weights change. Anwar, Hwang and Sung 2017, arXiv 1512.08571,
+    section 4.
     """
 
     share: float

@@ -105,7 +105,7 @@ def infinite_selection(rows: Tensor, mixing: float = 0.5) -> Tensor:
 
 def propagated(gates: Gates, last: nn.Module, final: Tensor, task: Task) -> Tensor:
     """The importance of every gate's channel, where the inputs of ``last`` have that of ``final`` [features]."""
-    offsets = torch.zeros(gates.count, device=gates.student.device, requires_grad=True)
+    offsets = torch.zeros(gates.count, dtype=torch.float64, device="cpu", requires_grad=True)
     weighed: list[Tensor] = []
 
     def value(module: nn.Module, args: tuple[Any, ...]) -> None:
