@@ -19,7 +19,7 @@ from featherweight.core.metric import Full
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Task, measure
 from featherweight.file import state_codes, stream_bits
-from featherweight.graph.labels import find_labels
+from featherweight.graph.edits import walk
 from featherweight.metrics.hessian import InputMoment
 from featherweight.papers import deep_compression, filter_pruning_l1, gptq, lc_low_rank, lsq, xnor_net
 from featherweight.run import run
@@ -99,7 +99,7 @@ def main() -> None:
         table.add_row(*map(str, each.values()))
     Console().print(table)
     print(
-        f"barriers in the digits network: {find_labels(task.architecture().eval(), task.example()).barriers or 'none'}"
+        f"barriers in the digits network: {walk(task.architecture().eval(), task.example()).labels.barriers or 'none'}"
     )
 
 

@@ -30,8 +30,8 @@ def paper() -> Paper:
     return Paper(
         "suzuki-unit-pruning",
         REFERENCE,
-        "Take every unit out for a moment and look at the error; take the one out for good that did least, retrain, and "
-        "go on.",
+        "Take every unit out for a moment and look at the error; take the one out for good that did least, retrain, "
+        "and go on.",
         (Claim("synthesis of a known filter", "the correct support, with far fewer units", "abstract"),),
         ("mnist-lenet300", "digits"),
         recipe,

@@ -45,8 +45,8 @@ def paper() -> Paper:
     return Paper(
         "thinet",
         REFERENCE,
-        "Remove the channels that the next layer misses least: greedily those whose contributions to its outputs sum to "
-        "least. What stays is rescaled by least squares, layer by layer, front to back.",
+        "Remove the channels that the next layer misses least: greedily those whose contributions to its outputs sum "
+        "to least. What stays is rescaled by least squares, layer by layer, front to back.",
         (
             Claim("VGG-16, ImageNet", "3.31x fewer operations, 68.34 % to 69.80 % top-1", "memory"),
             Claim("ResNet-50, ImageNet", "25.56M to 12.38M parameters, 72.88 % to 71.01 % top-1", "memory"),
