@@ -46,8 +46,8 @@ def paper() -> Paper:
     return Paper(
         "channel-pruning-lasso",
         REFERENCE,
-        "Choose the channels of a layer's input by the LASSO on their contributions to its output, then fit its weights "
-        "to the output by least squares, layer by layer, front to back.",
+        "Choose the channels of a layer's input by the LASSO on their contributions to its output, then fit its "
+        "weights to the output by least squares, layer by layer, front to back.",
         (
             Claim("ResNet-56, CIFAR-10", "2x faster in operations, 92.8 % to 91.8 %", "memory"),
             Claim("VGG-16, ImageNet", "5x faster in operations, top-5 error 1.7 % higher", "memory"),
