@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from featherweight.channels.gates import Ablation, GateFisher, Taylor
 from featherweight.channels.norms import Norm, Random
+from featherweight.channels.particles import ParticleCut
 from featherweight.channels.propagation import Propagated
-from featherweight.channels.reconstruction import Greedy
 from featherweight.channels.rules import CutShare
 from featherweight.channels.scores import LabelScore
 from featherweight.core.compressed import Compressed
@@ -103,42 +103,40 @@ def test_a_penalty_makes_pairs_of_filters_alike(digits_model: nn.Module) -> None
     recipe = filter_correlation_pruning.recipe("digits", weight=3.0, epochs=(4, 1))
     student, _ = run(digits_model, DIGITS, replace(recipe, stages=recipe.stages[:1]))
     for name in ("conv2.weight", "fc1.weight"):
-        before, after = nearest(digits_model.get_parameter(name), 0.25), nearest(student.parameter(name), 0.25)
+        before, after = nearest(digits_model.get_parameter(name).detach(), 0.25), nearest(student.parameter(name), 0.25)
         assert float(after.mean()) > float(before.mean()) + 0.05
 
 
 @pytest.mark.parametrize(
-    ("score", "paper"), [(Taylor(batches=2), taylor_pruning), (GateFisher(batches=2), fisher_pruning)]
+    ("score", "paper"),
+    [(Taylor(batches=2, temperature=4.0), taylor_pruning), (GateFisher(batches=2, temperature=4.0), fisher_pruning)],
 )
 def test_scores_of_the_loss_agree_with_the_oracle_better_than_chance(
     score: LabelScore, paper: object, digits_model: nn.Module
 ) -> None:
     student = Compressed(digits_model).eval()
     labels = walk(student.base, DIGITS.example()).labels
-    group = [labels.groups()[0]]
-    found, oracle = score.scores(student, labels, group, DIGITS)[0], Ablation(batches=2).scores(
-        student, labels, group, DIGITS
-    )[0]  # fmt: skip
-    assert found is not None and oracle is not None
-    ranks = torch.stack([each.argsort().argsort().double() for each in (found, oracle)])
-    assert float(torch.corrcoef(ranks)[0, 1]) > 0.5
+    groups = labels.groups()
+    oracle = Ablation(batches=2, temperature=4.0).scores(student, labels, groups, DIGITS)
+    for found, rise in zip(score.scores(student, labels, groups, DIGITS), oracle, strict=True):
+        assert found is not None and rise is not None
+        ranks = torch.stack([each.argsort().argsort().double() for each in (found, rise)])
+        assert float(torch.corrcoef(ranks)[0, 1]) > 0.7
     rule = paper.recipe("digits").stages[0].edit  # type: ignore[attr-defined]
     assert isinstance(rule, Narrow) and rule.share**5 == pytest.approx(0.3)
 
 
 def test_importance_of_final_responses_keeps_more_than_chance(digits_model: nn.Module) -> None:
-    loss = {
-        each: held_out_loss(cut_by(digits_model, CutShare(0.3, each))) for each in (Propagated(), Random(), Greedy())
-    }
-    assert loss[Propagated()] < loss[Random()]
-    assert loss[Greedy()] < loss[Random()]
+    chance = sum(held_out_loss(cut_by(digits_model, CutShare(0.5, Random(seed)))) for seed in range(4)) / 4
+    assert held_out_loss(cut_by(digits_model, CutShare(0.5, Propagated()))) < 0.6 * chance
 
 
-def test_particles_find_a_better_set_than_the_first_draws(digits_model: nn.Module) -> None:
-    recipe = structured_pruning_anwar.recipe("digits", rounds=1)
-    rule = replace(recipe.stages[0].edit, particles=8, rounds=4)  # type: ignore[type-var]
-    drawn = replace(rule, rounds=0, particles=2)  # type: ignore[type-var]
-    assert quality(cut_by(digits_model, rule)) > quality(cut_by(digits_model, drawn))
+def test_particles_find_a_set_that_is_right_more_often_than_chance(digits_model: nn.Module) -> None:
+    cut = structured_pruning_anwar.recipe("digits", rounds=1).stages[0].edit
+    assert isinstance(cut, ParticleCut) and DIGITS.calibration is None and DIGITS.train is not None
+    found = cut_by(digits_model, replace(cut, particles=8, rounds=6))
+    chance = [cut_by(digits_model, CutShare(cut.share, Random(seed))) for seed in range(4)]
+    assert quality(found) > sum(map(quality, chance)) / 4
 
 
 class Normed(nn.Module):

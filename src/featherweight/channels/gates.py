@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
 from typing import Any
@@ -118,21 +118,26 @@ def batches(student: Compressed, task: Task, count: int) -> Iterator[Batch]:
         raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
 
 
-def total_loss(student: Compressed, task: Task, batch: Batch) -> Tensor:
-    """The sum over a batch's samples of the task's loss, which is a mean over them."""
+def total_loss(student: Compressed, task: Task, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """The sum over a batch's samples of the task's loss, which is a mean over them, of outputs over ``temperature``."""
     if task.loss is None:
         raise TaskError(f"this score of channels needs a loss, and task {task.name!r} has none; take one of norms")
-    return task.loss(call(student, batch), batch) * batch_size(batch)
+    outputs = call(student, batch)
+    if temperature != 1:
+        if not isinstance(outputs, Tensor):
+            raise SchemeError("a temperature divides the logits of a model with one tensor of outputs; take 1 here")
+        outputs = outputs / temperature
+    return task.loss(outputs, batch) * batch_size(batch)
 
 
-def slopes(gates: Gates, task: Task, count: int) -> Iterator[Tensor]:
+def slopes(gates: Gates, task: Task, count: int, temperature: float = 1.0) -> Iterator[Tensor]:
     """``∂L_n/∂g``, [n, gates] in float64, of the loss of every sample, batch by batch, at gates of 1."""
     student = gates.student
     with evaluating(student), torch.enable_grad():
         for batch in batches(student, task, count):
             ones = open_gates(batch_size(batch), gates.count).requires_grad_()
             with gates.applied(ones):
-                loss = total_loss(student, task, batch)
+                loss = total_loss(student, task, batch, temperature)
             (gradient,) = torch.autograd.grad(loss, ones)
             yield gradient.double().cpu()
 
@@ -156,9 +161,18 @@ class Taken(Enum):
 
 @dataclass(frozen=True)
 class GateScore(LabelScore):
-    """A score from the derivatives of the loss by gates. Groups that no gate can close have no curve."""
+    """A score from the change of the loss with gates. Groups that no gate can close have no curve.
+
+    ``temperature`` divides the outputs: a network that is sure of the calibration data has a loss near 0 that says
+    little of what a channel is for, and changes all at once where channels go.
+    """
 
     batches: int = 4
+    temperature: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise SchemeError(f"a temperature of {self.temperature}; give one above 0")
 
     def scores(self, student: Compressed, labels: Labels, groups: Groups, task: Task) -> list[Tensor | None]:
         gates = Gates(student, labels, groups)
@@ -181,7 +195,7 @@ class Taylor(GateScore):
     taken: Taken = Taken.ABSOLUTE
 
     def of_gates(self, gates: Gates, task: Task) -> Tensor:
-        return torch.cat([self.taken.of(each) for each in slopes(gates, task, self.batches)]).mean(0)
+        return torch.cat([self.taken.of(each) for each in slopes(gates, task, self.batches, self.temperature)]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,7 @@ class GateFisher(GateScore):
     """
 
     def of_gates(self, gates: Gates, task: Task) -> Tensor:
-        return torch.cat([each.square() / 2 for each in slopes(gates, task, self.batches)]).mean(0)
+        return torch.cat([each.square() / 2 for each in slopes(gates, task, self.batches, self.temperature)]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -215,7 +229,7 @@ class GateHessian(GateScore):
             for batch in batches(student, task, self.batches):
                 ones = open_gates(gates.count).requires_grad_()
                 with gates.applied(ones):
-                    loss = total_loss(student, task, batch)
+                    loss = total_loss(student, task, batch, self.temperature)
                 (gradient,) = torch.autograd.grad(loss, ones, create_graph=True)
                 samples += batch_size(batch)
                 for _ in range(self.draws):
@@ -247,15 +261,15 @@ class Ablation(GateScore):
         return torch.tensor(rises, dtype=torch.float64)
 
     def _loss(self, gates: Gates, task: Task, values: Tensor) -> float:
-        return mean_loss(gates, task, values, self.batches)
+        return mean_loss(gates, task, values, self.batches, self.temperature)
 
 
 @torch.no_grad()
-def mean_loss(gates: Gates, task: Task, values: Tensor, count: int) -> float:
+def mean_loss(gates: Gates, task: Task, values: Tensor, count: int, temperature: float = 1.0) -> float:
     """The mean loss on ``count`` calibration batches with these gates [gates]."""
     total, samples = 0.0, 0
     with evaluating(gates.student), gates.applied(values):
         for batch in batches(gates.student, task, count):
-            total += float(total_loss(gates.student, task, batch))
+            total += float(total_loss(gates.student, task, batch, temperature))
             samples += batch_size(batch)
     return total / samples
