@@ -203,7 +203,7 @@ def outputs_of(model: nn.Module, layer: str, x: Tensor) -> Tensor:
     return found[0]
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("share", [0.25, 0.5])
 def test_least_squares_is_no_worse_than_rescaling_and_rescaling_than_nothing(share: float) -> None:
     model, given = mixed()
     x = inputs(given)

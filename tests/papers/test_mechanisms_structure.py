@@ -133,10 +133,10 @@ def test_importance_of_final_responses_keeps_more_than_chance(digits_model: nn.M
 
 def test_particles_find_a_set_that_is_right_more_often_than_chance(digits_model: nn.Module) -> None:
     cut = structured_pruning_anwar.recipe("digits", rounds=1).stages[0].edit
-    assert isinstance(cut, ParticleCut) and DIGITS.calibration is None and DIGITS.train is not None
-    found = cut_by(digits_model, replace(cut, particles=8, rounds=6))
+    assert isinstance(cut, ParticleCut)
+    found = cut_by(digits_model, cut)
     chance = [cut_by(digits_model, CutShare(cut.share, Random(seed))) for seed in range(4)]
-    assert quality(found) > sum(map(quality, chance)) / 4
+    assert quality(found) > max(map(quality, chance))
 
 
 class Normed(nn.Module):
@@ -176,7 +176,8 @@ def test_scales_become_sparse_and_constants_are_absorbed() -> None:
     dropped_rule = cut.edit.rule  # type: ignore[union-attr]
     dropped, _ = run(shrunk, task, replace(recipe, stages=(Stage("cut", edit=dropped_rule),)))
     shrunk.eval()
-    errors = [float((small(x) - shrunk(x)).square().mean()) for small in (absorbed, dropped)]
+    with torch.no_grad():
+        errors = [float((small(x) - shrunk(x)).square().mean()) for small in (absorbed, dropped)]
     assert errors[0] < errors[1]
 
 

@@ -23,7 +23,8 @@ DEVIATIONS = (
 
 def recipe(task: str = "", *, share: float = 0.3, rounds: int = 5, epochs: int = 2) -> Recipe:
     """Down to ``share`` of the multiply-accumulates in rounds, each cut followed by ``epochs`` of training."""
-    rule = Narrow(share ** (1 / rounds), Macs(), Taylor(batches=2, temperature=4.0, normalisation=ByNorm()), make_up=False)
+    score = Taylor(batches=2, temperature=4.0, normalisation=ByNorm())
+    rule = Narrow(share ** (1 / rounds), Macs(), score, make_up=False)
     stages = [Stage(f"cut {number}", edit=rule, training=Training(epochs, 5e-4)) for number in range(1, rounds + 1)]
     return Recipe("taylor-pruning", tuple(stages), REFERENCE, DEVIATIONS)
 
