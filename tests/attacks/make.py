@@ -74,6 +74,15 @@ def cut(kept: Any) -> bytes:
     return user(tensors(["up", [4, 6], "float32"], edits=[["cut", kept]]), coded(LEAF))
 
 
+def edit(kind: str, record: Any) -> bytes:
+    """The victim's own tensors, left to its architecture, with one edit."""
+    return packed({"number": 3, "edits": [[kind, record]]}, coded(LEAF))
+
+
+def tensor(shape: list[int]) -> dict[str, Any]:
+    return {"shape": shape, "type": "float32"}
+
+
 def blob(data: bytes, coded: bytes = b"") -> bytes:
     """A file with these bytes in place of a deflated header."""
     writer = Writer()
@@ -183,6 +192,25 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "cut-negative-dimension": lambda: cut({"up": {"-5": [0]}}),
     "cut-of-a-number": lambda: cut({"scale": {"0": [0]}}),
     "cut-of-text": lambda: cut({"up": {"x": [0]}}),
+    "sizes-a-list": lambda: edit("sizes", [1]),
+    "sizes-of-nothing-known": lambda: edit("sizes", {"nothing": {"width": 1}}),
+    "sizes-of-no-number": lambda: edit("sizes", {"": {"training": 0}}),
+    "sizes-a-truth": lambda: edit("sizes", {"": {"training": True}}),
+    "sizes-negative": lambda: edit("sizes", {"": {"width": -1}}),
+    "sizes-huge": lambda: edit("sizes", {"": {"width": 10**15}}),
+    "sizes-of-a-class": lambda: edit("sizes", {"": {"__class__": 1}}),
+    "skip-nothing": lambda: edit("skip", {}),
+    "skip-the-model": lambda: edit("skip", {"blocks": [""]}),
+    "skip-twice": lambda: edit("skip", {"blocks": ["up", "up"]}),
+    "skip-a-number": lambda: edit("skip", {"blocks": [1]}),
+    "skip-unknown": lambda: edit("skip", {"blocks": ["nothing"]}),
+    "cut-graph-of-nothing": lambda: edit("cut-graph", {}),
+    "cut-graph-without-input": lambda: edit("cut-graph", {"kept": {}, "given": []}),
+    "cut-graph-of-a-huge-input": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([2**40])], {}]}),
+    "cut-graph-of-many-inputs": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([1])] * 500, {}]}),
+    "cut-graph-of-another-input": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([1, 1, 1])], {}]}),
+    "cut-graph-of-no-type": lambda: edit("cut-graph", {"kept": {}, "given": [[{"shape": [1], "type": "save"}], {}]}),
+    "cut-graph-of-frozen": lambda: edit("cut-graph", {"kept": {"up": {"0": [0]}}, "given": [[tensor([1, 6])], {}]}),
     "codes-none": lambda: user(tensors(["w", [2], "float32"]), b""),
     "codes-of-no-layout": lambda: user(tensors(["w", [2], "float32"]), coded()),
     "codes-left-over": lambda: user(tensors(), coded(streams=((np.arange(50) % 7, 7),))),

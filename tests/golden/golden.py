@@ -21,8 +21,12 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
+from featherweight.core.task import Example
+from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
+from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
@@ -139,13 +143,41 @@ def cut() -> Compressed:
     return student
 
 
-def tapped() -> Compressed:
-    """A folded norm, a code that followed, and functions of every class at places of every form."""
+def norm_model() -> GoldenNorm:
     made = GoldenNorm()
     with torch.no_grad():
         for number, tensor in enumerate((*made.parameters(), made.norm.running_mean)):
             tensor.copy_(numbers(*tensor.shape, step=2 * number + 3))
         made.norm.running_var.copy_(numbers(4, step=7).abs() + 1)
+    return made
+
+
+def cut_with_sizes() -> Compressed:
+    """Channels, and a number among a module's attributes, as code with numbers of its own has them."""
+    student = Compressed(norm_model())
+    kept = {f"norm.{name}": {0: (0, 2, 3)} for name in ("weight", "bias", "running_mean", "running_var")}
+    student.edit(Cut({"conv.weight": {0: (0, 2, 3)}, "head.weight": {1: (0, 2, 3)}, **kept}))
+    student.edit(SetSizes({"head": {"in_features": 3}}))
+    return student
+
+
+def cut_graph() -> Compressed:
+    """The same channels, of a model that is replaced by its graph."""
+    student = Compressed(norm_model())
+    (kept,) = (edit.kept for edit in cut_with_sizes().edits if isinstance(edit, Cut))
+    student.edit(CutGraph(kept, described(Example((torch.zeros(2, 2, 5),)))))
+    return student
+
+
+def skipped() -> Compressed:
+    student = Compressed(nn.Sequential(model(), model()))
+    student.edit(Skip(("1",)))
+    return student
+
+
+def tapped() -> Compressed:
+    """A folded norm, a code that followed, and functions of every class at places of every form."""
+    made = norm_model()
     student = Compressed(made)
     scheme = Uniform(4, True, PerChannel(0))
     student.encode({"conv.weight": scheme.project(student.parameter("conv.weight").detach())}, {"conv.weight": scheme})
@@ -193,6 +225,9 @@ def built_in(student: Compressed) -> bytes:
 FILES: dict[str, Callable[[], bytes]] = {
     "state": lambda: users(Compressed(model())),
     "cut": lambda: users(cut()),
+    "cut-with-sizes": lambda: users(cut_with_sizes()),
+    "cut-graph": lambda: users(cut_graph()),
+    "skipped": lambda: users(skipped()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
@@ -230,7 +265,9 @@ PLAIN = ("state-plain", "cut-plain")
 
 
 def architecture(name: str) -> nn.Module:
-    return GoldenNorm() if name.startswith("folded") else Golden()
+    if name == "skipped":
+        return nn.Sequential(Golden(), Golden())
+    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
 
 
 def bytes_of(name: str) -> bytes:

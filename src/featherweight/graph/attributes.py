@@ -23,7 +23,7 @@ Sizes = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class SetSizes(Edit):
-    """Numbers that the modules' own code reads: numbers of heads, widths of views, paddings of shortcuts."""
+    """Numbers that the modules' own code reads: numbers of heads, widths of views, paddings. They only get smaller."""
 
     sizes: Sizes
     identifier: ClassVar[str] = "sizes"
@@ -32,8 +32,8 @@ class SetSizes(Edit):
         modules = dict(model.named_modules())
         for path, attributes in self.sizes.items():
             for name, size in attributes.items():
-                if path not in modules or name not in numbers(modules[path]):
-                    raise FormatError(f"the model has no number {name!r} in module {path!r} to set")
+                if path not in modules or size > numbers(modules[path]).get(name, -1):
+                    raise FormatError(f"the model has no number {name!r} of {size} or more in module {path!r} to set")
                 setattr(modules[path], name, size)
 
     def to_json(self) -> dict[str, object]:
@@ -66,7 +66,8 @@ def follow(resized: Resized, model: nn.Module) -> SetSizes | None:
     for node in resized.walked.traced.nodes:
         if node.op == "call_function":
             pairs = _changes(node, resized.call(node)) + _inferred(node, resized)
-            changes.setdefault(module_of(node), []).extend(pairs)
+            if any(old != new for old, new in pairs):
+                changes.setdefault(module_of(node), []).extend(pairs)
     modules = dict(model.named_modules())
     sizes: dict[str, dict[str, int]] = {}
     for path, pairs in changes.items():

@@ -60,6 +60,8 @@ class Surgeon(ChannelScore):
         readers = [(group, reading(labels, group, student)) for group in labels.groups()]
         readable = [(group, weights) for group, weights in readers if weights]
         names = list(dict.fromkeys(name for _, weights in readable for name in weights))
+        if not names:
+            return []
         rule = self.metric.begun(student, names, task)
         found = []
         for group, weights in readable:
