@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from featherweight.core.errors import SchemeError
 from featherweight.core.scheme import Promise
 from featherweight.schemes.sparse import Sparse
 from featherweight.schemes.structures import Box, Norm, Structure
-from featherweight.schemes.supports import BoxSupport, SparseCode, Support
+from featherweight.schemes.supports import BoxSupport, SparseCode, Support, never_empty
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,8 @@ class GroupSparse(Sparse):
         return self._box(importance).reduced(importance.double(), self.structure.norm)
 
     def _formed(self, chosen: Tensor, importance: Tensor) -> Support:
-        box, shape = self._box(importance), tuple(importance.shape)
-        if not bool(chosen.any()):
-            none = torch.zeros_like(importance, dtype=torch.bool)
-            return BoxSupport(none, box).less(none, importance)
-        return BoxSupport(box.spread(chosen, shape), box)
+        box, boxes = self._box(importance), never_empty(chosen, self._scores(importance))
+        return BoxSupport(box.spread(boxes, tuple(importance.shape)), box)
 
     def _support(self, importance: Tensor) -> Support:
         return self._formed(self.amount.support(self._scores(importance)), importance)

@@ -60,7 +60,7 @@ class Box:
         whole = F.pad(entries.reshape(self.view(shape)), padding) if any(padding) else entries.reshape(self.view(shape))
         split = whole.reshape([each for n, size in extents for each in (-(-n // size), size)])
         dims = range(len(extents))
-        moved = split.permute(*(2 * d for d in dims), *(2 * d + 1 for d in dims))
+        moved = split.permute([*(2 * d for d in dims), *(2 * d + 1 for d in dims)])
         return moved.reshape(*self.grid(shape), -1)
 
     def any(self, entries: Tensor) -> Tensor:

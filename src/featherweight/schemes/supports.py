@@ -10,7 +10,7 @@ from torch import Tensor
 from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, part_streams, read_part
 from featherweight.core.errors import FormatError
 from featherweight.schemes.runs import LONGEST, PATTERNS, Runs, numbered, table
-from featherweight.schemes.structures import DIMENSIONS, Box
+from featherweight.schemes.structures import DIMENSIONS, Box, Norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class Support:
     entries: Tensor
 
     def less(self, alive: Tensor, importance: Tensor) -> Self:
-        """Only those of them that are ``alive``; where none is, the most important of all."""
+        """Only those of them that are ``alive``, at least in part; where none is, the most important of all."""
         return replace(self, entries=never_empty(self.entries & alive, importance))
 
     def code(self, dtype: torch.dtype, values: Code) -> "SparseCode":
@@ -35,9 +35,7 @@ class BoxSupport(Support):
     box: Box
 
     def less(self, alive: Tensor, importance: Tensor) -> "BoxSupport":
-        boxes = self.box.any(self.entries & alive)
-        if not bool(boxes.any()):
-            boxes = self.box.any(never_empty(torch.zeros_like(self.entries), importance))
+        boxes = never_empty(self.box.any(self.entries & alive), self.box.reduced(importance.double(), Norm.L2))
         return BoxSupport(self.box.spread(boxes, tuple(self.entries.shape)), self.box)
 
     def code(self, dtype: torch.dtype, values: Code) -> "SparseCode":
