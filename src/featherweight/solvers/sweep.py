@@ -13,6 +13,7 @@ from featherweight.core.rate import Rate, bits_of
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Projector
 from featherweight.schemes.sparse import Sparse, SparseCode
+from featherweight.schemes.supports import RunSparseCode
 
 LAZY = 128
 """Columns between two updates of all columns to come; within them only these are kept up to date."""
@@ -168,6 +169,8 @@ class _Pruning:
     def __init__(self, scheme: Sparse, start: SparseCode, w: Tensor) -> None:
         self.scheme, self.start = scheme, start
         self.run = scheme.columns(LAZY)
+        if isinstance(start, RunSparseCode) and start.members is not None:
+            raise SchemeError("a sweep keeps the order of columns; take NToM, or project with PermutedNToM itself")
         self.support = torch.zeros(w.flatten(1).shape, dtype=torch.bool, device=w.device)
         self.like = w
 
