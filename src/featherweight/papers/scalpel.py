@@ -38,8 +38,9 @@ class Parallelism(Enum):
 CONVOLUTIONS = Sites(min_dims=4, optional=True)
 OUTPUTS: Mapping[str, str] = {"mnist-lenet300": "fc3.weight", "mnist-lenet5": "fc2.weight", "digits": "fc2.weight"}
 """The last layer's weight, a task: its nodes are the classes, and all stay."""
-GROUPS, NODES = 1.2, 0.2
-"""Groups of SIMD width, and nodes, below this share of their layer's RMS are zero. Ours."""
+GROUPS: Mapping[str, float] = {"mnist-lenet300": 1.2, "mnist-lenet5": 1.2}
+NODES = 0.2
+"""Groups of SIMD width, a task, and nodes below this share of their layer's RMS are zero. Ours."""
 STRENGTH = 0.01
 """λ of the group lasso. Ours."""
 EPOCHS = {"mnist-lenet300": (8, 16), "mnist-lenet5": (6, 8), "digits": (30, 40)}
@@ -62,7 +63,7 @@ def recipe(
     first, second = epochs or EPOCHS.get(task, (8, 12))
     last = OUTPUTS.get(task, "") if outputs is None else outputs
     node = GroupSparse(Deviations(NODES), structure=Filters(norm=Norm.RMS))
-    group = GroupSparse(Deviations(GROUPS), structure=Blocks(1, width, norm=Norm.RMS))
+    group = GroupSparse(Deviations(GROUPS.get(task, 0.9)), structure=Blocks(1, width, norm=Norm.RMS))
     hidden = Sites(exclude=(last,), min_dims=2)
     schemes: dict[Parallelism, dict[str | Sites, Scheme]] = {
         Parallelism.LOW: {WEIGHTS: group},

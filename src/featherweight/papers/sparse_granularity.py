@@ -29,6 +29,7 @@ GRANULARITIES: Mapping[str, Structure | None] = {
 }
 """The four that the paper compares, finest first; a group counts the sum of its magnitudes."""
 CONVOLUTIONS = Sites(min_dims=4)
+LINEAR: Mapping[str, float] = {"mnist-lenet5": 0.9}
 EPOCHS = {"mnist-lenet5": 12, "digits": 60}
 
 
@@ -37,7 +38,7 @@ def recipe(
     *,
     structure: Structure | None = GRANULARITIES["vector"],
     share: float = 0.7,
-    linear: float = 0.9,
+    linear: float | None = None,
     rounds: int = 4,
     epochs: int | None = None,
 ) -> Recipe:
@@ -50,7 +51,9 @@ def recipe(
         "prune",
         {
             CONVOLUTIONS: Sparse(fine) if structure is None else GroupSparse(fine, structure=structure),
-            Sites(WEIGHTS.include, min_dims=2, optional=True): Sparse(Fraction(linear)),
+            Sites(WEIGHTS.include, min_dims=2, optional=True): Sparse(
+                Fraction(LINEAR.get(task, 0.7) if linear is None else linear)
+            ),
         },
         schedule=Iterative(rounds),
         training=Training(EPOCHS.get(task, 12) if epochs is None else epochs, 1e-3),
