@@ -1,15 +1,15 @@
 """What the grain of sparsity costs: entries, rows of kernels, kernels or filters of a network pruned to equal sparsity.
 
-    FEATHERWEIGHT_DATA=... OMP_NUM_THREADS=1 python benchmarks/granularity.py [--shares 0.5 0.7] [--steps 150]
+    FEATHERWEIGHT_DATA=... OMP_NUM_THREADS=1 python benchmarks/granularity.py [--shares 0.5 0.7] [--steps 100]
 
-Every convolution of ResNet-20 but the first loses the same share of its weights, by the sum of a group's magnitudes; the
-linear layer stays. Accuracy is that on all 10,000 test images, right after pruning, and after some steps of learning with
-the survivors then rounded to 8 bits, a scale a tensor. Bytes are those of the whole file, "positions" what it spends on
-which weights stay. The paper's claim stands beside it.
+Every convolution of ResNet-20 but the first loses the same share of its weights, by the sum of a group's magnitudes;
+the linear layer stays. Accuracy is that on all 10,000 test images, right after pruning, and after some steps of
+learning with the survivors then rounded to 8 bits, a scale a tensor. Bytes are those of the whole file, "positions" what
+it spends on which weights stay. The paper's claim stands beside it.
 
-Then the pattern of sparse matrix units, 2:4 along input channels, with and without a search for channels that share runs,
-rounded to 8 bits and without learning. One run, one seed: accuracies of two seeds differ by a few tenths. A quarter of
-an hour on a core.
+Then the pattern of sparse matrix units, 2:4 along input channels, with and without a search for channels that share
+runs, rounded to 8 bits and without learning. One run, one seed: accuracies of two seeds differ by a few tenths. A
+quarter of an hour on a core.
 """
 
 import argparse
@@ -38,7 +38,8 @@ CONVOLUTIONS = Sites(exclude=("conv1.weight",), min_dims=4)
 RESULTS = Path(__file__).parent / "results" / "granularity.json"
 CLAIM = (
     "Mao et al. 2017 (arXiv 1705.08922), AlexNet at the baseline's top-5 accuracy (memory, unconfirmed): 24.8 % of the "
-    "weights are left by entries, 29.9 % by vectors, 37.8 % by kernels; with 4-bit positions storage is 33.0, 34.5, 39.7 %."
+    "weights are left by entries, 29.9 % by vectors, 37.8 % by kernels; with 4-bit positions storage is 33.0, 34.5 and "
+    "39.7 %."
 )
 
 
@@ -122,7 +123,7 @@ def rows(task: Task, shares: list[float]) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.7])
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
     task = find(TASK)
     assert task.train is not None

@@ -74,7 +74,7 @@ def partitions(channels: int, m: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("channels, n, m", [(6, 1, 3), (7, 1, 3), (6, 1, 2), (8, 2, 4)])
 def test_the_search_finds_the_best_partition_or_nearly(channels: int, n: int, m: int) -> None:
-    """Never below the channels as they stand, never above brute force, and mostly there."""
+    """Never below the channels as they stand, never above brute force, and there where all is two whole runs."""
     ways, hits = partitions(channels, m), 0
     for seed in range(12):
         w = draw(seed, 5, channels)
@@ -84,7 +84,7 @@ def test_the_search_finds_the_best_partition_or_nearly(channels: int, n: int, m:
         assert kept(w, plain) <= kept(w, found) * (1 + 1e-12) and kept(w, found) <= best * (1 + 1e-12)
         hits += kept(w, found) >= best * (1 - 1e-9)
         assert kept(w, found) >= 0.97 * best
-    assert hits >= 6
+    assert hits == 12 or (channels > 2 * m and hits >= 8)
 
 
 @pytest.mark.parametrize("n, m", [(2, 4), (1, 4), (4, 8), (3, 3), (2, 5)])

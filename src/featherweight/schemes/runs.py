@@ -13,6 +13,8 @@ from featherweight.core.errors import SchemeError
 
 LONGEST, PATTERNS = 32, 4096
 """A run whose pattern is stored as one number is no longer, and has no more patterns."""
+PARTITIONS, TRIED = 35, 2**24
+"""A pair of runs with more partitions than two of four entries is not tried whole; nor where it would be many sums."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,27 +95,30 @@ def numbered(runs: Tensor, n: int) -> Tensor:
 
 @torch.no_grad()
 def permuted(importance: Tensor, n: int, m: int, rounds: int) -> Runs:
-    """Runs of input channels in which ``n`` of ``m`` keep a large ``Σ importance²``, by swaps of two channels.
+    """Runs of input channels in which ``n`` of ``m`` keep a large ``Σ importance²``.
 
-    Each round computes for all pairs of channels of different runs what their swap would gain, and makes the best ones
-    that share no run, until none gains or ``rounds`` are over. It begins with the channels as they stand, so that it
-    never keeps less than those. A greedy search as of Pool and Yu 2021 (NeurIPS, section 4), who also try all
-    partitions of pairs of runs, and disturb a search that is stuck; they count magnitudes, not squares. A round takes
-    time in proportion to lines · channels².
+    A round computes for all pairs of channels in different runs what their swap would gain, and makes the best swaps
+    that share no run. Where none gains, all partitions of every pair of runs are tried, if there are few enough, and
+    the best that share no run are made; where none of these gains either, or ``rounds`` are over, the search ends. It
+    begins with the channels as they stand, and never keeps less than those; of two whole runs with few partitions it
+    finds the best. Swaps are those of Ji et al. 2018 (TETRIS, NeurIPS), partitions those of Pool and Yu 2021 (NeurIPS,
+    section 4), who take larger groups of runs too, disturb a search that is stuck, and count magnitudes, not squares. A
+    round takes time in proportion to lines · channels².
     """
     squares = by_channel(importance).double().square()
     channels = squares.shape[1]
     count = -(-channels // m)
     order = torch.arange(count * m, device=squares.device)  # those beyond the channels are zeros, and stay
     padded = F.pad(squares, (0, count * m - channels))
+    least = 1e-9 * float(squares.sum())
     for _ in range(rounds if n < m and count > 1 else 0):
         gains = _gains(padded[:, order], n, m)
         gains[order >= channels] = gains[:, order >= channels] = 0
-        swaps = _best(gains, m, 1e-9 * float(squares.sum()))
-        if not swaps:
-            break
+        swaps = _best(gains, m, least)
         for i, j in swaps:
             order[[i, j]] = order[[j, i]]
+        if not swaps and not _repartitioned(order, padded, channels // m, n, m, least):
+            break
     return Runs(n, m, _canonical(order, channels, m))
 
 
@@ -151,6 +156,38 @@ def _best(gains: Tensor, m: int, least: float) -> list[tuple[int, int]]:
             gains[run * m : (run + 1) * m] = 0
             gains[:, run * m : (run + 1) * m] = 0
     return swaps
+
+
+def _repartitioned(order: Tensor, squares: Tensor, whole: int, n: int, m: int, least: float) -> bool:
+    """Put pairs of the first ``whole`` runs into their best partitions, in place; whether any gained.
+
+    Nothing is tried where a pair has more than ``PARTITIONS``, or where it would take more than ``TRIED`` sums.
+    """
+    pairs = list(combinations(range(whole), 2))
+    ways = comb(2 * m, m) // 2
+    if not pairs or ways > PARTITIONS or len(pairs) * ways * len(squares) > TRIED:
+        return False
+    first = [(0, *others) for others in combinations(range(1, 2 * m), m - 1)]
+    parts = torch.tensor([(*a, *(k for k in range(2 * m) if k not in a)) for a in first], device=squares.device)
+    slots = torch.tensor(
+        [[*range(a * m, a * m + m), *range(b * m, b * m + m)] for a, b in pairs], device=squares.device
+    )
+    kept = torch.stack([_kept(squares[:, order[each]][:, parts], n, m) for each in slots])  # [pairs, ways]
+    best, way = kept.max(1)
+    gains, used = best - kept[:, 0], set[int]()
+    for pair in gains.argsort(descending=True, stable=True).tolist():
+        if float(gains[pair]) <= least:
+            break
+        if used.isdisjoint(pairs[pair]):
+            used.update(pairs[pair])
+            order[slots[pair]] = order[slots[pair]][parts[way[pair]]]
+    return bool(used)
+
+
+def _kept(squares: Tensor, n: int, m: int) -> Tensor:
+    """What is kept of [lines, ways, 2 m], for each way to make two runs of it."""
+    runs = squares.reshape(*squares.shape[:-1], 2, m)
+    return runs.topk(n, dim=-1).values.sum((0, 2, 3))
 
 
 def _canonical(order: Tensor, channels: int, m: int) -> Tensor:
