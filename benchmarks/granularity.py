@@ -4,8 +4,8 @@
 
 Every convolution of ResNet-20 but the first loses the same share of its weights, by the sum of a group's magnitudes;
 the linear layer stays. Accuracy is that on all 10,000 test images, right after pruning, and after some steps of
-learning with the survivors then rounded to 8 bits, a scale a tensor. Bytes are those of the whole file, "positions" what
-it spends on which weights stay. The paper's claim stands beside it.
+learning with the survivors then rounded to 8 bits, a scale a tensor. Bytes are those of the whole file, "positions"
+what it spends on which weights stay. The paper's claim stands beside it.
 
 Then the pattern of sparse matrix units, 2:4 along input channels, with and without a search for channels that share
 runs, rounded to 8 bits and without learning. One run, one seed: accuracies of two seeds differ by a few tenths. A
