@@ -89,8 +89,8 @@ def paper() -> Paper:
             Claim(
                 "Cortex-M4 microcontroller", "3.54x faster and 88 % smaller, on the mean of five networks", "abstract"
             ),
-            Claim("Core i7-6700", "2.61x faster and 82 % smaller, on the mean of five networks", "abstract"),
-            Claim("Titan X", "1.25x faster and 53 % smaller, on the mean of five networks", "abstract"),
+            Claim("a desktop CPU", "2.61x faster and 82 % smaller, on average", "abstract"),
+            Claim("a GPU", "1.25x faster and 53 % smaller, on average", "abstract"),
         ),
         ("mnist-lenet5", "mnist-lenet300", "digits"),
         recipe,
