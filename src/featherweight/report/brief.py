@@ -16,7 +16,7 @@ def brief(value: Any) -> str:
     if not is_dataclass(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
     parts, positional = [], True
-    for index, each in enumerate(sorted(fields(value), key=lambda each: each.kw_only)):
+    for index, each in enumerate(sorted(fields(value), key=lambda each: each.kw_only is True)):
         given = getattr(value, each.name)
         telling = index == 0 and isinstance(given, int | float)  # a codebook's size, even where it is the usual one
         if _is_default(each, given) and not telling:
