@@ -39,8 +39,8 @@ from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.product import ProductCode
-from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.split import SplitCode
+from featherweight.schemes.supports import BoxSparseCode, RunSparseCode, SparseCode
 from featherweight.schemes.tables import TableCode
 from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
@@ -61,6 +61,8 @@ KINDS: dict[int, type[Code]] = {
     14: SplitCode,
     15: FixedPointCode,
     16: ProductCode,
+    17: BoxSparseCode,
+    18: RunSparseCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 

@@ -30,14 +30,16 @@ from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import ProductCode
-from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.sparse import Fraction, NToM, PermutedNToM, Sparse
 from featherweight.schemes.split import Split
+from featherweight.schemes.structures import Blocks, Filters
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.ternary import TrainedTernary
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
@@ -235,6 +237,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
+    "blocks": lambda: built_in(coded(GroupSparse(Fraction(0.5), structure=Blocks(2, 3)))),
+    "filters-codebook": lambda: built_in(coded(GroupSparse(Fraction(0.5), structure=Filters()).then(Codebook(4)))),
+    "runs": lambda: built_in(coded(Sparse(NToM(2, 3)))),
+    "runs-permuted": lambda: built_in(coded(Sparse(PermutedNToM(1, 3)).then(Uniform(4)))),
     "uniform": lambda: built_in(coded(Uniform(4))),
     "uniform-affine-channel": lambda: built_in(coded(Uniform(3, False, PerChannel(1)))),
     "uniform-group": lambda: built_in(coded(Uniform(2, True, PerGroup(4)))),

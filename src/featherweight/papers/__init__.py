@@ -19,6 +19,7 @@ from featherweight.papers import (
     fixed_point_ternary_dnn,
     gptq,
     gradual_pruning,
+    group_brain_damage,
     han_pruning,
     hessian_weighted_ecsq,
     hwgq,
@@ -48,11 +49,14 @@ from featherweight.papers import (
     quantized_cnn_tnnls,
     rate_distortion_compression,
     ristretto,
+    scalpel,
     shiftcnn,
     smoothquant,
     soft_weight_sharing,
+    sparse_granularity,
     sparsegpt,
     statistical_nlu_compression,
+    structured_sparsity_learning,
     sun_sparse_face,
     ternary_weight_networks,
     tf_contrib_quantize,
@@ -123,6 +127,10 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "sun-sparse-face": sun_sparse_face.paper,
     "drop-pruning": drop_pruning.paper,
     "deeptwist": deeptwist.paper,
+    "sparse-granularity": sparse_granularity.paper,
+    "group-brain-damage": group_brain_damage.paper,
+    "structured-sparsity-learning": structured_sparsity_learning.paper,
+    "scalpel": scalpel.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]

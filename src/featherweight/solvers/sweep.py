@@ -12,7 +12,8 @@ from featherweight.core.metric import DAMPING, EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.rate import Rate, bits_of
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Projector
-from featherweight.schemes.sparse import Sparse, SparseCode, never_empty
+from featherweight.schemes.sparse import Sparse, SparseCode
+from featherweight.schemes.supports import RunSparseCode
 
 LAZY = 128
 """Columns between two updates of all columns to come; within them only these are kept up to date."""
@@ -167,15 +168,15 @@ class _Pruning:
 
     def __init__(self, scheme: Sparse, start: SparseCode, w: Tensor) -> None:
         self.scheme, self.start = scheme, start
-        self.run = scheme.amount.run or LAZY
-        if self.run > LAZY:
-            raise SchemeError(f"{scheme.amount} decides on {self.run} columns at once, and the sweep on {LAZY} at most")
+        self.run = scheme.columns(LAZY)
+        if isinstance(start, RunSparseCode) and start.members is not None:
+            raise SchemeError("a sweep keeps the order of columns; take NToM, or project with PermutedNToM itself")
         self.support = torch.zeros(w.flatten(1).shape, dtype=torch.bool, device=w.device)
         self.like = w
 
     def look_ahead(self, values: Tensor, first: int, costs: Tensor) -> None:
         importance = costs.sqrt() * values.abs()
-        self.support[:, first : first + values.shape[1]] = self.scheme.amount.support(importance)
+        self.support[:, first : first + values.shape[1]] = self.scheme.ahead(importance)
 
     def __call__(self, values: Tensor, column: int, costs: Tensor) -> Tensor:
         kept = self.support[:, column]
@@ -186,6 +187,7 @@ class _Pruning:
         return written
 
     def code(self, swept: Tensor) -> Code:
-        support = never_empty(self.support.reshape(swept.shape), swept.abs())
-        values = self.scheme.values.project(swept[support], warm=self.start.values)
-        return SparseCode(tuple(swept.shape), swept.dtype, support, values)
+        entries = self.support.reshape(swept.shape)
+        support = self.start.form(entries).less(entries, swept.abs())
+        values = self.scheme.values.project(swept[support.entries], warm=self.start.values)
+        return support.code(swept.dtype, values)
