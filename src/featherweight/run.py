@@ -14,7 +14,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
-from featherweight.core.stage import BlockProjector, EditRule, Recipe, Stage, TapRule
+from featherweight.core.stage import BlockProjector, EditRule, MetricRule, Projector, Recipe, Stage, TapRule
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
@@ -169,11 +169,7 @@ def project_sites(
                 student.encode(stage.projector.project(student, original, group, task), group)
         return sources
     if stage.projector is not None:
-        rule = stage.metric.begun(student, list(schemes), task)
-        for name, scheme in schemes.items():
-            metric = rule.measure(student, [name], task)[name]
-            with naming(name):
-                student.encode({name: stage.projector.project(scheme, sources[name], metric)}, {name: scheme})
+        solve(student, task, stage.metric, stage.projector, schemes)
         return sources
     metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
     in_force = student.codes  # put together anew at every access
@@ -184,6 +180,21 @@ def project_sites(
         codes = scheme.advance(weights, metrics, before) if again else scheme.project_all(weights, metrics)
         student.encode(codes, dict.fromkeys(codes, scheme))
     return sources
+
+
+def solve(
+    student: Compressed, task: Task, metric: MetricRule, projector: Projector, schemes: Mapping[str, Scheme]
+) -> None:
+    """Project the parameters one after the other, each measured behind all before it but those of its own part."""
+    rule = metric.begun(student, list(schemes), task)
+    for part in rule.together(list(schemes)):
+        metrics = rule.measure(student, part, task)
+        for name in part:
+            with naming(name):
+                w = student.source(name)
+                check_weight(w)
+                code = projector.project(schemes[name], w, metrics.pop(name))
+                student.encode({name: code}, {name: schemes[name]})
 
 
 def _check_effect(
