@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -39,6 +40,8 @@ class Collector(Protocol):
 C = TypeVar("C", bound=Collector)
 
 Key = tuple[Any, ...]
+Likeness = Callable[[nn.Module, str], Key | None]
+"""Of a layer and its parameter: equal for those that are multiplied with the same where the same tensor comes in."""
 
 
 @dataclass
@@ -186,13 +189,10 @@ class Prefix:
 
 
 @torch.no_grad()
-def observed(
-    student: Compressed, names: Sequence[str], task: Task, batches: int, likeness: Callable[[nn.Module, str], Key | None]
-) -> Prefix:
+def observed(student: Compressed, names: Sequence[str], task: Task, batches: int, likeness: Likeness) -> Prefix:
     """Run the first calibration batch, and find what may be measured together and behind which blocks.
 
-    ``likeness(layer, name)`` is equal for weights that are multiplied with the same where their layers take in the same
-    tensor, and ``None`` where no other is. Batches are drawn once: they may come in a new order every time.
+    Batches are drawn once: they may come in a new order every time.
     """
     drawn = list(islice(iter(task.calibration_data()), batches))
     if not drawn or not names:
@@ -301,14 +301,15 @@ class _Held:
     def __init__(self) -> None:
         self.values: list[Any] = []
         self.bytes = 0
-        self.folder: TemporaryDirectory[str] | None = None
+        self.folder: Path | None = None
 
     def append(self, value: Any) -> None:
         size = sum(x.numel() * x.element_size() for x in tensors_of(value))
         if self.bytes + size > SPILL:
             if self.folder is None:
-                self.folder = TemporaryDirectory()
-            path = Path(self.folder.name) / str(len(self.values))
+                self.folder = Path(mkdtemp())
+                weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
+            path = self.folder / str(len(self.values))
             torch.save(value, path)
             value = path
         else:
@@ -322,7 +323,7 @@ class _Held:
     def clear(self) -> None:
         self.values, self.bytes = [], 0
         if self.folder is not None:
-            self.folder.cleanup()
+            rmtree(self.folder, ignore_errors=True)
             self.folder = None
 
 

@@ -33,7 +33,8 @@ def met_by(layer: nn.RNNBase, name: str, args: tuple[Any, ...]) -> Tensor:
     for below in range(number):
         x = _layer(layer, below, x, first)
     if kind == "ih":
-        return x.flatten(0, 1)
+        rows: Tensor = x.flatten(0, 1)
+        return rows
     width = layer.proj_size or layer.hidden_size
     y = _layer(layer, number, x, first)[..., reverse * width : (reverse + 1) * width]
     directions = 2 if layer.bidirectional else 1
@@ -69,7 +70,8 @@ def _layer(layer: nn.RNNBase, number: int, x: Tensor, first: tuple[Tensor, ...])
         settings["proj_size"] = layer.proj_size
     elif isinstance(layer, nn.RNN):
         settings["nonlinearity"] = layer.nonlinearity
-    single = type(layer)(x.shape[-1], layer.hidden_size, **settings)
+    kind: Any = type(layer)
+    single = kind(x.shape[-1], layer.hidden_size, **settings)
     names = [name.replace("_l0", f"_l{number}") for name, _ in single.named_parameters()]
     weights = {one: getattr(layer, name) for (one, _), name in zip(single.named_parameters(), names, strict=True)}
     states = tuple(each[number * directions : (number + 1) * directions].contiguous() for each in first)

@@ -24,6 +24,7 @@ from featherweight.solvers.rounding import Annealing, Rounding
 from featherweight.training.loop import seeded
 from featherweight.training.mixing import Mixed
 
+
 class _Seen(Exception):
     """The block was reached: the rest of the model need not run."""
 
