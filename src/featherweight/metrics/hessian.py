@@ -24,14 +24,14 @@ class InputMoment(MetricRule):
     """``H = E[x xᵀ]`` over the inputs ``x`` that a weight's rows meet, with the student as it stands.
 
     A linear layer's ``x`` is its input, a convolution's a patch of it, for each of its groups; a recurrent layer's
-    weights meet its inputs, and its states one step before. An embedding's rows are
-    met as often as their tokens come: ``H`` is the identity and the frequencies weigh the rows; a token that never came
-    counts as if it had come once. Layers that take in the same tensor are measured together; else one layer's moment is
-    in memory at a time. The model runs no further than the layer, and, where parameters are projected one after the
-    other, from behind the blocks that are compressed already (:class:`featherweight.metrics.prefix.Prefix`).
-    Where the rule is not ``required``, weights whose inputs are not known, or that no calibration input reaches,
-    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples
-    are drawn to a multiple of the identity (:func:`shrunk`).
+    weights meet its inputs, and its states one step before. An embedding's rows are met as often as their tokens come:
+    ``H`` is the identity and the frequencies weigh the rows; a token that never came counts as if it had come once.
+    Layers that take in the same tensor are measured together; else one layer's moment is in memory at a time. The model
+    runs no further than the layer, and, where parameters are projected one after the other, from behind the blocks that
+    are compressed already (:class:`featherweight.metrics.prefix.Prefix`). Where the rule is not ``required``, weights
+    whose inputs are not known, or that no calibration input reaches, get the Euclidean metric; else they raise
+    ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples are drawn to a multiple of the identity
+    (:func:`shrunk`).
     """
 
     batches: int = 16
@@ -280,11 +280,11 @@ class _Frequencies:
 
     def __init__(self, layer: nn.Embedding) -> None:
         self.layer, self.count = layer, 0
-        self.total = torch.ones(layer.num_embeddings, dtype=torch.float64, device=layer.weight.device)
+        self.total = torch.ones(layer.num_embeddings, dtype=torch.float64)
 
     def add(self, args: tuple[Any, ...]) -> None:
         tokens = args[0].flatten()
-        self.total += torch.bincount(tokens, minlength=len(self.total))
+        self.total = self.total.to(tokens.device) + torch.bincount(tokens, minlength=len(self.total))
         self.count += len(tokens)
 
     def metric(self) -> Full:
