@@ -12,6 +12,7 @@ from featherweight.checkpoint import Checkpoint, Position, checkpoint
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
+from featherweight.core.metric import Metric
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
 from featherweight.core.stage import BlockProjector, EditRule, MetricRule, Projector, Recipe, Stage, TapRule
@@ -191,10 +192,14 @@ def solve(
         metrics = rule.measure(student, part, task)
         for name in part:
             with naming(name):
-                w = student.source(name)
-                check_weight(w)
-                code = projector.project(schemes[name], w, metrics.pop(name))
-                student.encode({name: code}, {name: schemes[name]})
+                _solve_one(student, name, metrics.pop(name), projector, schemes[name])
+
+
+def _solve_one(student: Compressed, name: str, metric: Metric, projector: Projector, scheme: Scheme) -> None:
+    """A function of its own, so that nothing of it stays in memory while the next is measured."""
+    w = student.source(name)
+    check_weight(w)
+    student.encode({name: projector.project(scheme, w, metric)}, {name: scheme})
 
 
 def _check_effect(

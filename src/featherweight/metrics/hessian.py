@@ -231,12 +231,15 @@ class _Moment:
 
     def add(self, args: tuple[Any, ...]) -> None:
         x = _met(self.layer, self.name, args)
-        self.total = self.total.to(x.device) + (x.transpose(1, 2) @ x).double()
+        product = x.transpose(1, 2) @ x
+        self.total = self.total.add_(product) if self.count else product.double()
         self.count += x.shape[1]
         self.independent += (len(args[0]) * x.shape[1]) ** 0.5
 
     def metric(self) -> Full:
-        hessian = self.total / self.count
+        """The moment, which is then no longer here: it is large."""
+        hessian, self.total = self.total, torch.zeros(())
+        hessian /= self.count
         hessian = shrunk(hessian, self.independent) if self.shrink else hessian
         return Full(hessian[0] if len(hessian) == 1 else hessian)
 
