@@ -12,6 +12,7 @@ from featherweight.checkpoint import Checkpoint, Position, checkpoint
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
+from featherweight.core.memory import give_back
 from featherweight.core.metric import Metric
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
@@ -23,6 +24,9 @@ from featherweight.training import loop
 
 BEFORE = -1
 """The epoch, as far as seeds go, of what a stage decides and projects before it learns, and repairs after it."""
+
+PIECE = 1 << 22
+"""Entries of a tensor that are compared in float64 at once."""
 
 Rule = TypeVar("Rule", EditRule, TapRule)
 Decision = TypeVar("Decision")
@@ -96,7 +100,8 @@ def _carry_out(
     taps, untapped = _decided(stage.tap if begins else None, "activations", lambda rule: rule.taps(student, task))
     student.tap(taps)
     planned = plan_stage(student.base, stage)
-    before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
+    kept = {name: student.weight(name).detach() for name in planned.sites}  # nothing but learning writes into them
+    before = {n: (w.clone() if stage.training else w, student.codes.get(n)) for n, w in kept.items()}
 
     def project(target: float) -> dict[str, Tensor]:
         schemes = {name: scheme.at(target) for name, scheme in planned.sites.items()}
@@ -193,6 +198,7 @@ def solve(
         for name in part:
             with naming(name):
                 _solve_one(student, name, metrics.pop(name), projector, schemes[name])
+        give_back()
 
 
 def _solve_one(student: Compressed, name: str, metric: Metric, projector: Projector, scheme: Scheme) -> None:
@@ -234,7 +240,10 @@ def relative_error(w: Tensor, v: Tensor) -> float:
     """``‖w − v‖ / ‖w‖``; not a number where the shapes differ."""
     if w.shape != v.shape:
         return float("nan")
-    return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
+    parts = zip(w.flatten().split(PIECE), v.flatten().split(PIECE), strict=True)
+    sums = [((a.double() - b.double()).square().sum(), a.double().square().sum()) for a, b in parts]
+    error, size = (torch.stack(each).sum().sqrt() for each in zip(*sums, strict=True))
+    return float(error / size.clamp(min=torch.finfo(torch.float64).tiny))
 
 
 def _bits(code: Code | None, w: Tensor) -> float:
