@@ -125,25 +125,24 @@ def main() -> None:
     print(
         f"{parameters:,} parameters, {4 * parameters / 1e6:.0f} MB in float32; limit {limit / 1e6:.0f} MB", flush=True
     )
-    rows = []
+    record: dict[str, Any] = {
+        "parameters": parameters, "hessians": hessians, "limit": limit, "layers": options.layers,
+        "sequences": options.sequences, "tokens": TOKENS, "rows": [],
+    }  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         save_file(model.state_dict(), Path(place) / "model.safetensors")
         del model
         for how in options.how:
             row = sampled(how, Path(place), options.layers, options.sequences)
-            rows.append(row)
+            record["rows"].append(row)
+            if options.json:
+                options.json.write_text(json.dumps(record, indent=1) + "\n")
             print(
                 f"{how:9} {row['increase'] / 1e6:6.0f} MB over the {row['before'] / 1e6:.0f} MB before "
                 f"({row['increase'] / limit:.2f} of the limit, {row['increase'] / 4 / parameters:.2f} of the model), "
                 f"{row['bytes']:,} bytes, {row['seconds']:.0f} s",
                 flush=True,
             )
-    if options.json:
-        record = {
-            "parameters": parameters, "hessians": hessians, "limit": limit, "layers": options.layers,
-            "sequences": options.sequences, "tokens": TOKENS, "rows": rows,
-        }  # fmt: skip
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ def relative_error(w: Tensor, v: Tensor) -> float:
     """``‖w − v‖ / ‖w‖``; not a number where the shapes differ."""
     if w.shape != v.shape:
         return float("nan")
-    parts = zip(w.flatten().split(PIECE), v.flatten().split(PIECE), strict=True)
+    parts = zip(torch.split(w.flatten(), PIECE), torch.split(v.flatten(), PIECE), strict=True)
     sums = [((a.double() - b.double()).square().sum(), a.double().square().sum()) for a, b in parts]
     error, size = (torch.stack(each).sum().sqrt() for each in zip(*sums, strict=True))
     return float(error / size.clamp(min=torch.finfo(torch.float64).tiny))
