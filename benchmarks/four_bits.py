@@ -1,6 +1,6 @@
 """MiniLM-L6 with four-bit weights in ONNX Runtime: speed beside float32, by turns, bytes, and agreement.
 
-    python benchmarks/four_bits.py [--threads 1] [--batch 1 32] [--rounds 9] [--json FILE]
+    python benchmarks/four_bits.py [--threads 1] [--batch 1 32] [--rounds 9] [--only LABEL ...] [--json FILE]
 
 Weights have a scale for every 32 entries of a row, or one a row; the file holds them as four-bit integers behind
 ``DequantizeLinear``, which ONNX Runtime makes ``MatMulNBits`` of where scales are those of groups. "rounded" lets the
@@ -72,17 +72,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=FILES, default=FILES, help="beside float32")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     task, plan = find(TASK), Plan(rounds=options.rounds, seconds=0.5, warmup=0.5)
     record: dict[str, Any] = {"task": TASK, "threads": options.threads, "files": {}, "settings": []}
     with tempfile.TemporaryDirectory() as folder:
-        paths = {kind: Path(folder) / f"{kind}.onnx" for kind, _ in FILES.values()}
+        chosen = {label: FILES[label] for label in FILES if label == DENSE or label in options.only}
+        paths = {kind: Path(folder) / f"{kind}.onnx" for kind, _ in chosen.values()}
         for kind, path in paths.items():
             write(task, kind, path)
         contenders = [
             Contender(label, ENGINE, paths[kind], Settings(options.threads, rounding=rounding))
-            for label, (kind, rounding) in FILES.items()
+            for label, (kind, rounding) in chosen.items()
         ]
         for each in contenders:
             same = agreement(task, each.path, each.settings)
