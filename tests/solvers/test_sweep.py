@@ -239,3 +239,14 @@ def test_pruning_by_the_sweep_is_clearly_better_on_correlated_inputs() -> None:
     w, metric = torch.randn(32, 160), Full(moment(160, 3.0))
     swept, plain = (each.decode() for each in (ColumnSweep().project(HALF, w, metric), HALF.project(w)))
     assert metric.distance(w, swept) < 0.5 * metric.distance(w, plain)
+
+
+def test_of_uncorrelated_inputs_nothing_is_swept() -> None:
+    """An embedding's rows: the scheme's own projection is what the sweep would end with."""
+    w = torch.randn(30, 6)
+    metric = Full(torch.eye(6, dtype=torch.float64) * 2, torch.rand(30, dtype=torch.float64) + 0.1)
+    scheme = Uniform(3, granularity=PerChannel())
+    found = ColumnSweep().project(scheme, w, metric).decode()
+    correlated = Full(metric.hessian + 1e-9, metric.rows)
+    assert torch.equal(found, scheme.project(w).decode())
+    assert torch.equal(found, ColumnSweep().project(scheme, w, correlated).decode())
