@@ -267,3 +267,14 @@ def test_what_lies_across_all_columns_is_not_swept() -> None:
         ColumnSweep().project(GroupSparse(NToM(1, 40), structure=Blocks(1, 8)), torch.randn(6, 150), metric)
     with pytest.raises(SchemeError, match="NToM"):
         ColumnSweep().project(Sparse(PermutedNToM(2, 4)), torch.randn(6, 150), metric)
+
+
+def test_of_uncorrelated_inputs_nothing_is_swept() -> None:
+    """An embedding's rows: the scheme's own projection is what the sweep would end with."""
+    w = torch.randn(30, 6)
+    metric = Full(torch.eye(6, dtype=torch.float64) * 2, torch.rand(30, dtype=torch.float64) + 0.1)
+    scheme = Uniform(3, granularity=PerChannel())
+    found = ColumnSweep().project(scheme, w, metric).decode()
+    correlated = Full(metric.hessian + 1e-9, metric.rows)
+    assert torch.equal(found, scheme.project(w).decode())
+    assert torch.equal(found, ColumnSweep().project(scheme, w, correlated).decode())

@@ -267,6 +267,10 @@ class MetricRule(ABC):
         """The rule with all that it measures once, before the first of these parameters is projected."""
         return self
 
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The names in the order in which they are projected; those in one part are measured before any of them is."""
+        return [[name] for name in names]
+
     @abstractmethod
     def measure(self, student: "Compressed", names: Sequence[str], task: Task) -> dict[str, Metric]:
         """The metric of each named parameter."""

@@ -194,16 +194,17 @@ class UniformCode(Code):
         return isinstance(self.granularity, PerTensor) or self.granularity == PerChannel(0)
 
     def decode(self) -> Tensor:
-        levels = blocks(self.levels, self.granularity).to(self.scales.dtype)
+        levels = blocks(self.levels, self.granularity)
         if self.zeros is not None:
-            levels = levels - self.zeros.to(levels.dtype)[:, None]
+            levels = levels - self.zeros[:, None]
         return unblocked(levels * self.scales.decode()[:, None], self.shape, self.granularity).to(self.dtype)
 
     def settings(self) -> tuple[int, ...]:
         return (self.grid.bits, 2 if self.grid.odd else int(self.grid.symmetric), *spread_of(self.granularity))
 
     def streams(self) -> Iterator[Stream]:
-        yield Stream("levels", (self.levels.long() - self.grid.low) // self.grid.step, self.grid.alphabet)
+        above = self.levels - self.grid.low
+        yield Stream("levels", above if self.grid.step == 1 else above // self.grid.step, self.grid.alphabet)
         if self.zeros is not None:
             yield Stream("zeros", self.zeros.long(), self.grid.alphabet)
         yield from part_streams("scales", self.scales)

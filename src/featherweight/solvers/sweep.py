@@ -95,6 +95,8 @@ class ColumnSweep(Projector):
         if not isinstance(metric, Full):
             raise SchemeError("a column sweep needs the full metric; measure it with InputMoment or Kronecker")
         start = scheme.project(w, metric if scheme.scaled_by_metric else EUCLIDEAN)
+        if not self.price and not isinstance(scheme, Sparse) and _diagonal(metric.hessian):
+            return start  # no column can make up for another
         code = self._swept(scheme, w, metric, start, None)
         if not bool(metric.distance(w, code.decode()) <= metric.distance(w, start.decode())):
             return start
@@ -121,6 +123,11 @@ class ColumnSweep(Projector):
     def _cost(self, code: Code, w: Tensor, metric: Full, bits: Tensor) -> float:
         symbols = _symbols(code).values.flatten().long()
         return float(metric.distance(w, code.decode())) + self.price * float(bits[symbols].sum())
+
+
+def _diagonal(hessian: Tensor) -> bool:
+    """Whether inputs are uncorrelated: an embedding's are."""
+    return bool(hessian.count_nonzero() == hessian.diagonal(dim1=-2, dim2=-1).count_nonzero())
 
 
 def _symbols(code: Code) -> Stream:
