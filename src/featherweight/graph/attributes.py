@@ -102,9 +102,10 @@ def _followed(module: nn.Module, pairs: Collection[tuple[int, int]]) -> dict[str
     found: dict[str, int] = {}
     for old in dict.fromkeys(old for old, new in pairs if old != new):
         news = [new for before, new in pairs if before == old]
+        changed = [new for new in news if new != old]
         names = [name for name, value in numbers(module).items() if value == old]
-        if len(set(news)) == 1:
-            found |= dict.fromkeys(names, news[0])
+        if len(set(news)) == 1 or (len(set(changed)) == 1 and len(names) == 1):
+            found |= dict.fromkeys(names, changed[0])
         elif len(names) == len(news):
             found |= dict(zip(names, news, strict=True))
     return found
