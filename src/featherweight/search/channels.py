@@ -131,11 +131,22 @@ class Narrow(EditRule):
         shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
 
         def cut_to(share: float) -> tuple[Edit, ...]:
-            numbers = allocate(walked.labels, curves, costs, shapes, share, self.step, self.least)
+            numbers = self.numbers(walked.labels, curves, costs, shapes, share)
             dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
             return removal(walked, dead, student.base, task.example()) if dead else ()
 
         return self._corrected(cut_to, student, task)
+
+    def numbers(
+        self,
+        labels: Labels,
+        curves: Sequence[Curve],
+        costs: LayerCosts,
+        shapes: Mapping[str, tuple[int, ...]],
+        share: float,
+    ) -> list[int]:
+        """How many labels of every curve go, at an estimated share of the cost."""
+        return allocate(labels, curves, costs, shapes, share, self.step, self.least)
 
     def _curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
         chosen = {
