@@ -49,8 +49,12 @@ class Cut(Edit):
         for dim, indices in self.kept.get(name, {}).items():
             if not 0 <= dim < tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
                 raise FormatError(f"a cut of {name!r} in dimension {dim} does not fit its shape {tuple(tensor.shape)}")
-            tensor = tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
-        return tensor.clone()
+            tensor = self.select(tensor, dim, indices)
+        return tensor
+
+    def select(self, tensor: Tensor, dim: int, indices: tuple[int, ...]) -> Tensor:
+        """A tensor of its own of these indices."""
+        return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
 
     def to_json(self) -> dict[str, object]:
         return {name: {str(dim): list(at) for dim, at in dims.items()} for name, dims in self.kept.items()}
