@@ -231,7 +231,10 @@ class Compressed(nn.Module):
         self._watcher.watch(functions)
 
     def edit(self, edit: Edit) -> None:
-        """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
+        """Change the structure of the base module; a code follows where the edit knows how.
+
+        Else the tensor is projected again by its scheme, where the edit says so, or loses its code.
+        """
         moved = {edit.retap(self.base, place): function for place, function in self._taps.functions.items()}
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         self.base = edit.replaced(self.base)
@@ -241,12 +244,18 @@ class Compressed(nn.Module):
         found = list(parameters(self.base))
         self._names = {first: names for first, names, _ in found}
         self._trainable = {first: self._trainable.get(first, True) for first in self._names}
+        again: dict[str, Scheme] = {}
         for name, code in followed.items():
             if code is None or name not in self._names:
-                del self._codes[name], self._schemes[name]
+                scheme = self._schemes.pop(name)
+                del self._codes[name]
+                if edit.again and name in self._names:
+                    again[name] = scheme
             elif code is not self._codes[name]:
                 self._codes[name] = code
                 self._place(name, code.decode().detach())
+        for name, scheme in again.items():
+            self.encode({name: scheme.project(self.parameter(name).detach())}, {name: scheme})
 
     def finished(self) -> nn.Module:
         """A plain module of the user's class with decoded weights: nothing is shared, and it trains where it did."""

@@ -24,6 +24,7 @@ class Cut(Edit):
 
     kept: Kept
     identifier: ClassVar[str] = "cut"
+    again: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> None:
         buffers = dict(model.named_buffers())
@@ -42,7 +43,11 @@ class Cut(Edit):
             resize(model.get_submodule(module))
 
     def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
-        return None if name in self.kept else code
+        """The code of what stays; ``None`` where it cannot be taken apart."""
+        found: Code | None = code
+        for dim, indices in self.kept.get(name, {}).items():
+            found = found and found.select(dim, torch.tensor(indices, device=code.device))
+        return found
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """What stays of a tensor of the state called ``name``."""

@@ -60,6 +60,7 @@ class CutGraph(Edit):
     kept: Kept
     given: tuple[Any, Any]
     identifier: ClassVar[str] = "cut-graph"
+    again: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> None:
         raise FormatError("a cut of a graph replaces the model")

@@ -73,6 +73,14 @@ class SparseCode(Code):
         """Other entries, to be written as this code writes its own."""
         return Support(entries)
 
+    def select(self, dim: int, indices: Tensor) -> "SparseCode | None":
+        """A plain support of what stays; ``None`` where nothing does, or the values cannot be taken apart."""
+        support = self.support.index_select(dim, indices)
+        order = self.support.flatten().cumsum(0).reshape(self.support.shape) - 1
+        left = order.index_select(dim, indices)[support]
+        values = self.values.select(0, left) if len(left) else None
+        return None if values is None else SparseCode(tuple(support.shape), self.dtype, support, values)
+
     def settings(self) -> tuple[int, ...]:
         return ()
 

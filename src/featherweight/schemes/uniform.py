@@ -1,7 +1,7 @@
 """Uniform quantization: integers times a scale."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 from typing import ClassVar
@@ -184,6 +184,21 @@ class UniformCode(Code):
     zeros: Tensor | None = latent()  # int16 of shape [blocks]; None where symmetric
     grid: Grid = Grid(8, True)
     granularity: Granularity = PerTensor()
+
+    def select(self, dim: int, indices: Tensor) -> "UniformCode | None":
+        """Scales of the channels that stay; groups of entries do not survive."""
+        levels = self.levels.index_select(dim, indices)
+        scales: Code | None = self.scales
+        zeros = self.zeros
+        match self.granularity:
+            case PerGroup():
+                return None
+            case PerChannel(axis) if axis == dim:
+                scales = self.scales.select(0, indices)
+                zeros = None if zeros is None else zeros.index_select(0, indices)
+        if scales is None:
+            return None
+        return replace(self, shape=tuple(levels.shape), levels=levels, scales=scales, zeros=zeros)
 
     @property
     def bits(self) -> int:
