@@ -19,9 +19,9 @@ from featherweight.core.metric import Full
 from featherweight.core.stage import Recipe
 from featherweight.core.task import Task, measure
 from featherweight.file import state_codes, stream_bits
-from featherweight.graph.labels import find_labels
+from featherweight.graph.edits import walk
 from featherweight.metrics.hessian import InputMoment
-from featherweight.papers import deep_compression, gptq, lc_low_rank, lsq, pruning_filters, xnor_net
+from featherweight.papers import deep_compression, filter_pruning_l1, gptq, lc_low_rank, lsq, xnor_net
 from featherweight.run import run
 from featherweight.schemes.uniform import Fit, PerChannel, Uniform
 from featherweight.solvers.sweep import ColumnSweep
@@ -36,7 +36,7 @@ def special(name: str, student: Compressed, task: Task) -> str:
         case "lsq":
             steps = [float(tap.step.detach()) for tap in student.taps.values()]
             return "input steps " + ", ".join(f"{step:.3f}" for step in steps)
-        case "pruning-filters":
+        case "filter-pruning-l1":
             before = sum(p.numel() for p in task.architecture().parameters())
             after = sum(p.numel() for p in student.base.parameters())
             return f"{after:,} of {before:,} parameters"
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     task = find("digits")
-    modules = (deep_compression, gptq, lsq, pruning_filters, lc_low_rank, xnor_net)
+    modules = (deep_compression, gptq, lsq, filter_pruning_l1, lc_low_rank, xnor_net)
     rows = [row(module.recipe(task.name), module, task) for module in modules]
     if options.json:
         print(json.dumps(rows, indent=1))
@@ -99,7 +99,7 @@ def main() -> None:
         table.add_row(*map(str, each.values()))
     Console().print(table)
     print(
-        f"barriers in the digits network: {find_labels(task.architecture().eval(), task.example()).barriers or 'none'}"
+        f"barriers in the digits network: {walk(task.architecture().eval(), task.example()).labels.barriers or 'none'}"
     )
 
 

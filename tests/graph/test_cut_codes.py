@@ -1,5 +1,6 @@
 """Pruned then quantized, quantized then pruned: both orders are saved, loaded, exported and run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from featherweight import file
+from featherweight.activations.least_squares import LeastSquares
 from featherweight.activations.rules import Calibrated
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, Stage
@@ -30,9 +32,7 @@ def task() -> Task:
 
 CUT = Stage("cut", edit=Narrow(0.6))
 CODED = Stage("code", {"*.weight": Uniform(8, granularity=PerChannel())})
-TAPPED = Stage(
-    "code", {"*.weight": Uniform(8, granularity=PerChannel())}, edit=FoldNorms(), tap=Calibrated(8, Extremes())
-)
+TAPPED = replace(CODED, edit=FoldNorms(), tap=Calibrated(8, LeastSquares()))
 
 
 @pytest.mark.parametrize("stages", [(CUT, CODED), (CODED, CUT), (CUT, TAPPED)], ids=["cut first", "cut last", "tapped"])
