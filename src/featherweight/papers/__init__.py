@@ -24,6 +24,7 @@ from featherweight.papers import (
     hwgq,
     inq,
     knowledge_distillation,
+    l0_regularization,
     lc_framework,
     lc_low_rank,
     lc_pruning,
@@ -36,6 +37,7 @@ from featherweight.papers import (
     mf_dfp,
     mxnet_quantization,
     net_trim,
+    network_slimming,
     optimal_brain_damage,
     optimal_brain_surgeon,
     pact,
@@ -52,7 +54,9 @@ from featherweight.papers import (
     smoothquant,
     soft_weight_sharing,
     sparsegpt,
+    sss,
     statistical_nlu_compression,
+    structured_bayesian_healthcare,
     sun_sparse_face,
     ternary_weight_networks,
     tf_contrib_quantize,
@@ -123,6 +127,10 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "sun-sparse-face": sun_sparse_face.paper,
     "drop-pruning": drop_pruning.paper,
     "deeptwist": deeptwist.paper,
+    "network-slimming": network_slimming.paper,
+    "sss-sparse-structure-selection": sss.paper,
+    "l0-regularization": l0_regularization.paper,
+    "structured-bayesian-healthcare": structured_bayesian_healthcare.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]
