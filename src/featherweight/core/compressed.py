@@ -117,7 +117,11 @@ class Compressed(nn.Module):
                 self._open(name, learn)
 
     def renew(self, name: str, value: Tensor) -> None:
-        """Give a parameter another value of its shape; one that is coded is projected anew by the scheme it has."""
+        """Give a parameter or a buffer another value of its shape; what is coded is projected anew by its scheme."""
+        buffer = dict(self.base.named_buffers()).get(name)
+        if buffer is not None and buffer.shape == value.shape and not self._learning:
+            buffer.copy_(value)
+            return
         if name not in self._names or self._learning:
             raise SelectionError(
                 f"there is no parameter {name!r} to renew at rest (tied weights go by their first name)"
@@ -216,6 +220,12 @@ class Compressed(nn.Module):
             self._watcher = Watcher(self._taps, ())
             self._watcher.install(self.base)
         self._send(self._taps.functions | given)
+
+    def untap(self, places: Iterable[Place]) -> None:
+        """Send the activations at these places through no function any more: what they did is in the weights now."""
+        gone = set(places)
+        if gone:
+            self._send({place: function for place, function in self._taps.functions.items() if place not in gone})
 
     def settle_taps(self) -> None:
         """Put what stays of each function in its place, now that learning has ended."""

@@ -30,6 +30,7 @@ from featherweight.papers import (
     hwgq,
     inq,
     knowledge_distillation,
+    l0_regularization,
     lc_framework,
     lc_low_rank,
     lc_pruning,
@@ -42,6 +43,7 @@ from featherweight.papers import (
     mf_dfp,
     mxnet_quantization,
     net_trim,
+    network_slimming,
     nisp,
     noiseout,
     optimal_brain_damage,
@@ -62,7 +64,9 @@ from featherweight.papers import (
     soft_weight_sharing,
     sparse_granularity,
     sparsegpt,
+    sss,
     statistical_nlu_compression,
+    structured_bayesian_healthcare,
     structured_pruning_anwar,
     structured_sparsity_learning,
     sun_sparse_face,
@@ -153,6 +157,10 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "structured-pruning-anwar": structured_pruning_anwar.paper,
     "rethinking-smaller-norm": rethinking_smaller_norm.paper,
     "noiseout": noiseout.paper,
+    "network-slimming": network_slimming.paper,
+    "sss-sparse-structure-selection": sss.paper,
+    "l0-regularization": l0_regularization.paper,
+    "structured-bayesian-healthcare": structured_bayesian_healthcare.paper,
 }
 
 __all__ = ["PAPERS", "Claim", "Paper", "find"]
