@@ -71,7 +71,9 @@ def follow(resized: Resized, model: nn.Module) -> SetSizes | None:
     modules = dict(model.named_modules())
     sizes: dict[str, dict[str, int]] = {}
     for path, pairs in changes.items():
-        found = _followed(modules[path], pairs) if path in modules else {}
+        module = modules.get(path)
+        ours = module is not None and not type(module).__module__.startswith("torch.")  # those follow their tensors
+        found = _followed(module, pairs) if module is not None and ours else {}
         if found:
             sizes.setdefault(path, {}).update(found)
     return SetSizes(sizes) if sizes else None
