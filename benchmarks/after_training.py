@@ -28,7 +28,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, Stage
 from featherweight.core.task import scores
 from featherweight.graph.fold import FoldNorms
-from featherweight.metrics.hessian import channels_last
+from featherweight.metrics.prefix import channels_last
 from featherweight.papers import gptq, watersic
 from featherweight.run import run
 from featherweight.schemes.uniform import UniformCode

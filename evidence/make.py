@@ -88,7 +88,9 @@ def decayed(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
 
 def narrow_resnet(task: str, ratio: float, epochs: int) -> Recipe:
     """Cut channels inside the residual blocks to ``1 / ratio`` of the operations, then learn from the parent."""
-    cut = Stage("cut", edit=Narrow(1 / ratio, step=4, least=4), repairs=(NormReestimation(),))
+    cut = Stage(
+        "cut", edit=Narrow(1 / ratio, step=4, least=4, within=("*.conv1.weight",)), repairs=(NormReestimation(),)
+    )
     training = Training(epochs, 0.05, decayed, final=0.001, warmup=0.02, bfloat16=True)
     tune = Stage("tune", training=training, objective=distillation(temperature=4.0, share=0.9))
     return Recipe(f"resnet56-channels-{ratio}x", (cut, tune))

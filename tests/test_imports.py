@@ -11,7 +11,7 @@ import pytest
 import featherweight
 
 PACKAGE = Path(featherweight.__file__).parent
-BESIDE_CORE = {"run", "file", "checkpoint", "result", "compression", "session"}
+BESIDE_CORE = {"run", "file", "checkpoint", "result", "compression", "session", "streaming"}
 ENGINES = {"onnx", "onnxruntime", "openvino", "litert", "ai_edge_litert", "executorch", "ncnn", "tvm"}
 READS_PAPERS = {"cli", "papers"}
 LIGHT = {"core": {"core"}, "coding": {"core", "coding"}, "schemes": {"core", "schemes"}}

@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import isfinite, prod
@@ -28,6 +28,7 @@ from featherweight.core.site import parameters
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
+from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
 from featherweight.graph.rewrite import CutGraph
 from featherweight.schemes.codebook import CodebookCode
@@ -38,8 +39,8 @@ from featherweight.schemes.lowrank import LowRankCode
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import PlusCode
 from featherweight.schemes.product import ProductCode
-from featherweight.schemes.sparse import SparseCode
 from featherweight.schemes.split import SplitCode
+from featherweight.schemes.supports import BoxSparseCode, RunSparseCode, SparseCode
 from featherweight.schemes.tables import TableCode
 from featherweight.schemes.ternary import TernaryCode
 from featherweight.schemes.uniform import UniformCode
@@ -60,10 +61,12 @@ KINDS: dict[int, type[Code]] = {
     14: SplitCode,
     15: FixedPointCode,
     16: ProductCode,
+    17: BoxSparseCode,
+    18: RunSparseCode,
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, SetSizes)}
+EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, SetSizes, Skip)}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
@@ -287,14 +290,16 @@ def state_codes(student: Compressed) -> dict[str, Code]:
     coded = mapped(student.codes, lambda tensor: tensor.detach().cpu())
     codes: dict[str, Code] = {}
     for slot in slots(student.base):
-        value = state[slot.name].detach().cpu()
-        if slot.name in coded:
-            codes[slot.name] = coded[slot.name]
-        elif value.is_floating_point():
-            codes[slot.name] = Floats.holding(value, Width.of(value.dtype))
-        else:
-            codes[slot.name] = Exact(slot.shape, slot.dtype, value)
+        codes[slot.name] = coded[slot.name] if slot.name in coded else exact(state[slot.name])
     return codes
+
+
+def exact(value: Tensor) -> Code:
+    """A code of a tensor that loses nothing."""
+    value = value.detach().cpu()
+    if value.is_floating_point():
+        return Floats.holding(value, Width.of(value.dtype))
+    return Exact(tuple(value.shape), value.dtype, value)
 
 
 def encode(
@@ -318,6 +323,19 @@ def encode(
         writer.unsigned(PACKED)
         writer.blob(_deflated(_header(student, number, claims, task, recipe)))
     return seal(writer.finish() + _encode_codes(codes))
+
+
+def encode_each(student: Compressed, code: Callable[[str], Code], *, recipe: str = "") -> bytes:
+    """The bytes of a file, with every tensor's code asked for when its turn comes, twice: no two are in memory.
+
+    They are those of :func:`encode`, where no two codes share numbers.
+    """
+    writer = Writer()
+    writer.unsigned(PACKED)
+    writer.blob(_deflated(_header(student, None, None, None, recipe)))
+    names = [slot.name for slot in slots(student.base)]
+    layouts = [code(name).layout() for name in names]
+    return seal(writer.finish() + _encoded(layouts, (code(name) for name in names)))
 
 
 def _counted(claims: Claims | None) -> bool:
@@ -392,15 +410,18 @@ def place_record(place: Place) -> list[Any]:
 
 def _encode_codes(codes: Mapping[str, Code]) -> bytes:
     """Layouts as a palette and one index a tensor, then all streams, in one coder; shared numbers once."""
-    encoder = Encoder()
     written = referenced(codes)
-    layouts = [code.layout() for code in written.values()]
+    return _encoded([code.layout() for code in written.values()], written.values())
+
+
+def _encoded(layouts: Sequence[Layout], codes: Iterable[Code]) -> bytes:
+    encoder = Encoder()
     palette = list(dict.fromkeys(layouts))
     encoder.put_number(len(palette))
     for layout in palette:
         _put_layout(encoder, layout)
     encoder.put(np.array([palette.index(layout) for layout in layouts], dtype=np.int64), max(len(palette), 1))
-    for code in written.values():
+    for code in codes:
         for stream in code.streams():
             encoder.put(_array(stream.values), stream.alphabet)
     return encoder.finish()

@@ -12,9 +12,11 @@ from featherweight.checkpoint import Checkpoint, Position, checkpoint
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import NoEffectError, SelectionError, TraceError, naming
+from featherweight.core.memory import give_back
+from featherweight.core.metric import Metric
 from featherweight.core.plan import PlannedStage, plan, plan_stage
 from featherweight.core.scheme import Scheme, check_weight
-from featherweight.core.stage import BlockProjector, EditRule, Recipe, Stage, TapRule
+from featherweight.core.stage import BlockProjector, EditRule, MetricRule, Projector, Recipe, Stage, TapRule
 from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
@@ -22,6 +24,9 @@ from featherweight.training import loop
 
 BEFORE = -1
 """The epoch, as far as seeds go, of what a stage decides and projects before it learns, and repairs after it."""
+
+PIECE = 1 << 22
+"""Entries of a tensor that are compared in float64 at once."""
 
 Rule = TypeVar("Rule", EditRule, TapRule)
 Decision = TypeVar("Decision")
@@ -98,7 +103,8 @@ def _carry_out(
     taps, untapped = _decided(stage.tap if begins else None, "activations", lambda rule: rule.taps(student, task))
     student.tap(taps)
     planned = plan_stage(student.base, stage)
-    before = {name: (student.weight(name).detach().clone(), student.codes.get(name)) for name in planned.sites}
+    kept = {name: student.weight(name).detach() for name in planned.sites}  # nothing but learning writes into them
+    before = {n: (w.clone() if stage.training else w, student.codes.get(n)) for n, w in kept.items()}
 
     def project(target: float) -> dict[str, Tensor]:
         schemes = {name: scheme.at(target) for name, scheme in planned.sites.items()}
@@ -172,11 +178,7 @@ def project_sites(
                 student.encode(stage.projector.project(student, original, group, task), group)
         return sources
     if stage.projector is not None:
-        rule = stage.metric.begun(student, list(schemes), task)
-        for name, scheme in schemes.items():
-            metric = rule.measure(student, [name], task)[name]
-            with naming(name):
-                student.encode({name: stage.projector.project(scheme, sources[name], metric)}, {name: scheme})
+        solve(student, task, stage.metric, stage.projector, schemes)
         return sources
     metrics = stage.metric.measure(student, list(schemes), task) if schemes else {}
     in_force = student.codes  # put together anew at every access
@@ -187,6 +189,26 @@ def project_sites(
         codes = scheme.advance(weights, metrics, before) if again else scheme.project_all(weights, metrics)
         student.encode(codes, dict.fromkeys(codes, scheme))
     return sources
+
+
+def solve(
+    student: Compressed, task: Task, metric: MetricRule, projector: Projector, schemes: Mapping[str, Scheme]
+) -> None:
+    """Project the parameters one after the other, each measured behind all before it but those of its own part."""
+    rule = metric.begun(student, list(schemes), task)
+    for part in rule.together(list(schemes)):
+        metrics = rule.measure(student, part, task)
+        for name in part:
+            with naming(name):
+                _solve_one(student, name, metrics.pop(name), projector, schemes[name])
+        give_back()
+
+
+def _solve_one(student: Compressed, name: str, metric: Metric, projector: Projector, scheme: Scheme) -> None:
+    """A function of its own, so that nothing of it stays in memory while the next is measured."""
+    w = student.source(name)
+    check_weight(w)
+    student.encode({name: projector.project(scheme, w, metric)}, {name: scheme})
 
 
 def _check_effect(
@@ -221,7 +243,10 @@ def relative_error(w: Tensor, v: Tensor) -> float:
     """``‖w − v‖ / ‖w‖``; not a number where the shapes differ."""
     if w.shape != v.shape:
         return float("nan")
-    return float((w.double() - v.double()).norm() / w.double().norm().clamp(min=torch.finfo(torch.float64).tiny))
+    parts = zip(torch.split(w.flatten(), PIECE), torch.split(v.flatten(), PIECE), strict=True)
+    sums = [((a.double() - b.double()).square().sum(), a.double().square().sum()) for a, b in parts]
+    error, size = (torch.stack(each).sum().sqrt() for each in zip(*sums, strict=True))
+    return float(error / size.clamp(min=torch.finfo(torch.float64).tiny))
 
 
 def _bits(code: Code | None, w: Tensor) -> float:

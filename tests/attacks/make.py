@@ -18,6 +18,7 @@ FILES = Path(__file__).parent / "files"
 FLOATS, EXACT, SPARSE, UNIFORM, CODEBOOK, LOW_RANK = range(6)
 LOG, TERNARY, TABLE = 7, 8, 9
 SPLIT, FIXED_POINT, PRODUCT = 14, 15, 16
+BOXES, RUNS = 17, 18
 MIXTURE = 12
 REFERENCE = 10
 
@@ -72,6 +73,15 @@ def nested(depth: int) -> Tree:
 
 def cut(kept: Any) -> bytes:
     return user(tensors(["up", [4, 6], "float32"], edits=[["cut", kept]]), coded(LEAF))
+
+
+def edit(kind: str, record: Any) -> bytes:
+    """The victim's own tensors, left to its architecture, with one edit."""
+    return packed({"number": 3, "edits": [[kind, record]]}, coded(LEAF))
+
+
+def tensor(shape: list[int]) -> dict[str, Any]:
+    return {"shape": shape, "type": "float32"}
 
 
 def blob(data: bytes, coded: bytes = b"") -> bytes:
@@ -183,6 +193,25 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "cut-negative-dimension": lambda: cut({"up": {"-5": [0]}}),
     "cut-of-a-number": lambda: cut({"scale": {"0": [0]}}),
     "cut-of-text": lambda: cut({"up": {"x": [0]}}),
+    "sizes-a-list": lambda: edit("sizes", [1]),
+    "sizes-of-nothing-known": lambda: edit("sizes", {"nothing": {"width": 1}}),
+    "sizes-of-no-number": lambda: edit("sizes", {"": {"training": 0}}),
+    "sizes-a-truth": lambda: edit("sizes", {"": {"training": True}}),
+    "sizes-negative": lambda: edit("sizes", {"": {"width": -1}}),
+    "sizes-huge": lambda: edit("sizes", {"": {"width": 10**15}}),
+    "sizes-of-a-class": lambda: edit("sizes", {"": {"__class__": 1}}),
+    "skip-nothing": lambda: edit("skip", {}),
+    "skip-the-model": lambda: edit("skip", {"blocks": [""]}),
+    "skip-twice": lambda: edit("skip", {"blocks": ["up", "up"]}),
+    "skip-a-number": lambda: edit("skip", {"blocks": [1]}),
+    "skip-unknown": lambda: edit("skip", {"blocks": ["nothing"]}),
+    "cut-graph-of-nothing": lambda: edit("cut-graph", {}),
+    "cut-graph-without-input": lambda: edit("cut-graph", {"kept": {}, "given": []}),
+    "cut-graph-of-a-huge-input": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([2**40])], {}]}),
+    "cut-graph-of-many-inputs": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([1])] * 500, {}]}),
+    "cut-graph-of-another-input": lambda: edit("cut-graph", {"kept": {}, "given": [[tensor([1, 1, 1])], {}]}),
+    "cut-graph-of-no-type": lambda: edit("cut-graph", {"kept": {}, "given": [[{"shape": [1], "type": "save"}], {}]}),
+    "cut-graph-of-frozen": lambda: edit("cut-graph", {"kept": {"up": {"0": [0]}}, "given": [[tensor([1, 6])], {}]}),
     "codes-none": lambda: user(tensors(["w", [2], "float32"]), b""),
     "codes-of-no-layout": lambda: user(tensors(["w", [2], "float32"]), coded()),
     "codes-left-over": lambda: user(tensors(), coded(streams=((np.arange(50) % 7, 7),))),
@@ -198,6 +227,27 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "sparse-of-nothing-by-channel": lambda: one(
         [4], (SPARSE, (), ((UNIFORM, (4, 1, 1, 0), (LEAF,)),)), ([0, 0, 0, 0], 2)
     ),
+    "boxes-without-sizes": lambda: one([2, 2], (BOXES, (), (LEAF,)), ([0, 1], 2), ([0], 2**32)),
+    "boxes-of-another-rank": lambda: one([2, 2], (BOXES, (0, 1), (LEAF,)), ([0, 1], 2), ([0, 0], 2**32)),
+    "boxes-of-a-matrix-twice": lambda: one([2, 2], (BOXES, (2, 1, 0), (LEAF,)), ([0, 1], 2), ([0, 0], 2**32)),
+    "boxes-without-values": lambda: one([2, 2], (BOXES, (0, 1, 0), ()), ([[0], [1]], 2)),
+    "boxes-of-nothing-by-channel": lambda: one(
+        [2, 2], (BOXES, (0, 2**40, 0), ((UNIFORM, (4, 1, 1, 0), (LEAF,)),)), ([[0]], 2)
+    ),
+    "boxes-over-many-dimensions": lambda: one(
+        [1] * 8, (BOXES, (0, *[1] * 7), (LEAF,)), (np.ones([1] * 8, int), 2), ([0], 2**32)
+    ),
+    "runs-of-none": lambda: one([4], (RUNS, (0, 4, 0), (LEAF,)), ([[0]], 1)),
+    "runs-of-more-than-there-are": lambda: one([4], (RUNS, (5, 4, 0), (LEAF,)), ([[0]], 16)),
+    "runs-too-long": lambda: one([4], (RUNS, (1, 2**40, 0), (LEAF,)), ([[0]], 2)),
+    "runs-of-too-many-patterns": lambda: one([4], (RUNS, (16, 32, 0), (LEAF,)), ([[0]], 2)),
+    "runs-beyond-the-row": lambda: one([2], (RUNS, (1, 4, 0), (LEAF,)), ([[4]], 5), ([0], 2**32)),
+    "runs-permuted-twice": lambda: one([2, 4], (RUNS, (1, 2, 2), (LEAF,)), ([0, 0, 1, 1], 2), ([[0, 0]] * 2, 3)),
+    "runs-of-no-channels": lambda: one([4], (RUNS, (1, 2, 1), (LEAF,)), ([0, 0, 1, 1], 2), ([[0, 0]], 3)),
+    "runs-of-three-channels-and-one": lambda: one(
+        [1, 4], (RUNS, (1, 2, 1), (LEAF,)), ([0, 0, 0, 1], 2), ([[1, 1]], 3), ([0, 0], 2**32)
+    ),
+    "runs-without-values": lambda: one([2], (RUNS, (1, 2, 0), ()), ([[1]], 3)),
     "uniform-of-64-bits": lambda: one([2], (UNIFORM, (64, 1, 0), (LEAF,)), ([0, 0], 2)),
     "uniform-group-across-rows": lambda: one(
         [2, 3], (UNIFORM, (2, 1, 2, 6), (LEAF,)), (np.zeros((2, 3), int), 3), ([0], 2**32)

@@ -34,6 +34,9 @@ def likely(dice: random.Random, shape: tuple[int, ...], depth: int = 0) -> Layou
     made = dice.choice((
         leaf,
         Layout(file.SparseCode, (), (inner,)),
+        Layout(file.BoxSparseCode, (0, *dice.choices(range(4), k=len(shape))), (inner,)),
+        Layout(file.BoxSparseCode, (1, *dice.choices(range(4), k=2)), (inner,)),
+        Layout(file.RunSparseCode, (dice.randrange(1, 3), dice.randrange(2, 5), dice.randrange(2)), (inner,)),
         Layout(file.UniformCode, (dice.randrange(1, 9), dice.randrange(2), 0), (inner,)),
         Layout(file.UniformCode, (dice.randrange(1, 9), dice.randrange(2), 1, dice.randrange(3)), (inner,)),
         Layout(file.UniformCode, (dice.randrange(1, 9), dice.randrange(2), 2, dice.randrange(1, 9)), (inner,)),

@@ -473,3 +473,40 @@ def test_a_rectifiers_output_is_unsigned_where_symmetric_levels_are_asked_for() 
     made = quantized(model, task, Calibrated(symmetric=True))
     lowest = {str(place): function.lowest for place, function in made.sites.items() if isinstance(function, Quantizer)}
     assert sorted(lowest.values()) == [-128, 0]
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.places, self.head = nn.Embedding(20, 16), nn.Embedding(6, 16), nn.Linear(16, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        y: Tensor = self.head(self.table(tokens) + self.places(torch.arange(tokens.shape[1])))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("scheme", "packed"),
+    [(INT8, False), (Uniform(4, granularity=PerGroup(8)), True), (Uniform(8, granularity=PerGroup(8)), False)],
+    ids=["rows", "four bits", "groups"],
+)
+@pytest.mark.parametrize("reader", READERS)
+def test_rows_of_an_embedding_are_looked_up_before_they_become_floats(
+    scheme: Scheme, packed: bool, reader: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(reader)
+    torch.manual_seed(0)
+    model, tokens = Words().eval(), torch.randint(20, (2, 6))
+    student = coded(model, {"table.weight": scheme, "places.weight": scheme})
+    path = tmp_path / "words.onnx"
+    export(student, Example((tokens,)), path, ENGINES["onnxruntime"])
+    graph = onnx.load(str(path)).graph
+    taken = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    made = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    assert taken and not taken & made
+    tables = [each for each in graph.initializer if each.dims and each.dims[0] == 20]
+    kinds = {each.data_type for each in tables}
+    assert kinds == {onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8 if packed else onnx.TensorProto.INT8}
+    found = ENGINES[reader].open(path, Settings()).run([tokens.numpy()])[0]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), student(tokens), rtol=0, atol=FLOATS)

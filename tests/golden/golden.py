@@ -21,19 +21,25 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
+from featherweight.core.task import Example
+from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
+from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import Base, Logarithmic, ShiftSum
 from featherweight.schemes.lowrank import LowRank, LowRankCode, Rank
 from featherweight.schemes.mixture import MixtureCode
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import ProductCode
-from featherweight.schemes.sparse import Fraction, Sparse
+from featherweight.schemes.sparse import Fraction, NToM, PermutedNToM, Sparse
 from featherweight.schemes.split import Split
+from featherweight.schemes.structures import Blocks, Filters
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.ternary import TrainedTernary
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform
@@ -139,13 +145,41 @@ def cut() -> Compressed:
     return student
 
 
-def tapped() -> Compressed:
-    """A folded norm, a code that followed, and functions of every class at places of every form."""
+def norm_model() -> GoldenNorm:
     made = GoldenNorm()
     with torch.no_grad():
         for number, tensor in enumerate((*made.parameters(), made.norm.running_mean)):
             tensor.copy_(numbers(*tensor.shape, step=2 * number + 3))
         made.norm.running_var.copy_(numbers(4, step=7).abs() + 1)
+    return made
+
+
+def cut_with_sizes() -> Compressed:
+    """Channels, and a number among a module's attributes, as code with numbers of its own has them."""
+    student = Compressed(norm_model())
+    kept = {f"norm.{name}": {0: (0, 2, 3)} for name in ("weight", "bias", "running_mean", "running_var")}
+    student.edit(Cut({"conv.weight": {0: (0, 2, 3)}, "head.weight": {1: (0, 2, 3)}, **kept}))
+    student.edit(SetSizes({"head": {"in_features": 3}}))
+    return student
+
+
+def cut_graph() -> Compressed:
+    """The same channels, of a model that is replaced by its graph."""
+    student = Compressed(norm_model())
+    (kept,) = (edit.kept for edit in cut_with_sizes().edits if isinstance(edit, Cut))
+    student.edit(CutGraph(kept, described(Example((torch.zeros(2, 2, 5),)))))
+    return student
+
+
+def skipped() -> Compressed:
+    student = Compressed(nn.Sequential(model(), model()))
+    student.edit(Skip(("1",)))
+    return student
+
+
+def tapped() -> Compressed:
+    """A folded norm, a code that followed, and functions of every class at places of every form."""
+    made = norm_model()
     student = Compressed(made)
     scheme = Uniform(4, True, PerChannel(0))
     student.encode({"conv.weight": scheme.project(student.parameter("conv.weight").detach())}, {"conv.weight": scheme})
@@ -193,6 +227,9 @@ def built_in(student: Compressed) -> bytes:
 FILES: dict[str, Callable[[], bytes]] = {
     "state": lambda: users(Compressed(model())),
     "cut": lambda: users(cut()),
+    "cut-with-sizes": lambda: users(cut_with_sizes()),
+    "cut-graph": lambda: users(cut_graph()),
+    "skipped": lambda: users(skipped()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
@@ -200,6 +237,10 @@ FILES: dict[str, Callable[[], bytes]] = {
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
+    "blocks": lambda: built_in(coded(GroupSparse(Fraction(0.5), structure=Blocks(2, 3)))),
+    "filters-codebook": lambda: built_in(coded(GroupSparse(Fraction(0.5), structure=Filters()).then(Codebook(4)))),
+    "runs": lambda: built_in(coded(Sparse(NToM(2, 3)))),
+    "runs-permuted": lambda: built_in(coded(Sparse(PermutedNToM(1, 3)).then(Uniform(4)))),
     "uniform": lambda: built_in(coded(Uniform(4))),
     "uniform-affine-channel": lambda: built_in(coded(Uniform(3, False, PerChannel(1)))),
     "uniform-group": lambda: built_in(coded(Uniform(2, True, PerGroup(4)))),
@@ -230,7 +271,9 @@ PLAIN = ("state-plain", "cut-plain")
 
 
 def architecture(name: str) -> nn.Module:
-    return GoldenNorm() if name.startswith("folded") else Golden()
+    if name == "skipped":
+        return nn.Sequential(Golden(), Golden())
+    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
 
 
 def bytes_of(name: str) -> bytes:

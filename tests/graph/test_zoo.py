@@ -14,8 +14,7 @@ EVERY_RUN = {"plain", "resnet-20", "dense", "inverted residual", "shuffle", "u-n
 
 
 def importable(package: str) -> ModuleType:
-    if package == "timm":
-        _declare_torchvision()
+    _declare_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(package)

@@ -90,7 +90,10 @@ def swapped(code: Code, generator: torch.Generator, count: int) -> Iterator[Code
             i, j = torch.randperm(len(flat), generator=generator)[:2].tolist()
             flat[i], flat[j] = flat[j].item(), flat[i].item()
             altered = Stream(stream.name, flat.reshape(stream.values.shape), stream.alphabet)
-            yield reread(code, [*streams[:number], altered, *streams[number + 1 :]])
+            try:
+                yield reread(code, [*streams[:number], altered, *streams[number + 1 :]])
+            except LookupError:
+                continue  # boxes at the edge hold fewer entries
 
 
 def nudged(code: Code, generator: torch.Generator, count: int) -> Iterator[Code]:

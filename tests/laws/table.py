@@ -15,6 +15,7 @@ from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbi
 from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
+from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.incremental import Choice, Incremental
 from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import Base, Logarithmic, Rounding, ShiftSum, incremental
@@ -33,12 +34,14 @@ from featherweight.schemes.sparse import (
     L0Penalty,
     Magnitude,
     NToM,
+    PermutedNToM,
     RowFraction,
     Scope,
     Sparse,
     Surgery,
 )
 from featherweight.schemes.split import Split
+from featherweight.schemes.structures import Blocks, Channels, Columns, Filters, Kernels, Norm, Vectors
 from featherweight.schemes.tables import Table, Tabled
 from featherweight.schemes.tanh import TanhUniform
 from featherweight.schemes.ternary import Ternary, ThresholdTernary, TrainedTernary
@@ -169,6 +172,23 @@ TABLE: dict[str, Entry] = {
     "two of four in int4": Entry(Sparse(NToM(2, 4)).then(Uniform(4))),
     "half of every row": Entry(Sparse(RowFraction(0.5))),
     "at a price": Entry(Sparse(L0Penalty(0.1))),
+    "two of four channels, permuted": Entry(Sparse(PermutedNToM(2, 4)), min_dims=2),
+    "one of three channels, permuted, in int4": Entry(Sparse(PermutedNToM(1, 3)).then(Uniform(4)), min_dims=2),
+    "half of the filters": Entry(GroupSparse(Fraction(0.5), structure=Filters()), min_dims=1),
+    "half of the channels": Entry(GroupSparse(Fraction(0.5), structure=Channels()), min_dims=2),
+    "two columns in three": Entry(GroupSparse(Fraction(0.67), structure=Columns()), min_dims=2),
+    "kernels above a threshold": Entry(GroupSparse(Magnitude(0.5), structure=Kernels()), min_dims=2),
+    "vectors at a price": Entry(GroupSparse(L0Penalty(0.2), structure=Vectors(1), gradient=Gradient.DENSE)),
+    "blocks of two by three": Entry(GroupSparse(Fraction(0.6), structure=Blocks(2, 3))),
+    "runs above a deviation": Entry(GroupSparse(Deviations(1.0), structure=Blocks(1, 4, norm=Norm.RMS))),
+    "runs of four in int4": Entry(GroupSparse(Fraction(0.5), structure=Blocks(1, 4)).then(Uniform(4))),
+    "kernels in a codebook": Entry(
+        GroupSparse(Fraction(0.3), structure=Kernels()).then(Codebook(3, Optimal())), min_dims=2
+    ),
+    "one of two columns by their sums": Entry(GroupSparse(NToM(1, 2), structure=Columns(norm=Norm.L1)), min_dims=2),
+    "a global share of runs": Entry(
+        GroupSparse(Fraction(0.6), scope=Scope.GLOBAL, structure=Blocks(1, 4, norm=Norm.RMS)).then(Joint(Codebook(4)))
+    ),
     "shrunk at a price": Entry(Shrunk(L1Penalty(0.1)), diagonal=False),
     "shrunk into a ball": Entry(Shrunk(L1Ball(3.0)), diagonal=False),
     "under a rising penalty": Entry(QuadraticPenalty(Sparse(Fraction(0.6)))),

@@ -6,7 +6,7 @@ import torch
 from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Promise
 
-from .codes import changed, nudged, slack, stored_numbers, swapped, symbols
+from .codes import changed, nudged, reread, slack, stored_numbers, swapped, symbols
 from .table import CASES, TABLE, WEIGHTS
 
 
@@ -107,3 +107,16 @@ def test_several_tensors_at_once(name: str) -> None:
         assert together[weight].shape == tuple(w.shape)
         warm = entry.scheme.project_all({weight: w}, {weight: EUCLIDEAN}, {weight: together[weight]})
         assert torch.equal(warm[weight].decode(), together[weight].decode())
+
+
+@pytest.mark.parametrize("name, weight", CASES)
+def test_a_code_that_survives_a_cut_is_the_code_of_what_stays(name: str, weight: str) -> None:
+    w, entry = WEIGHTS[weight], TABLE[name]
+    code = entry.scheme.project(w, entry.metrics(w)[0])
+    for dim, size in enumerate(w.shape):
+        indices = torch.arange(0, size, 2)
+        left = code.select(dim, indices) if size else None
+        if left is not None:
+            wanted = code.decode().index_select(dim, indices)
+            assert torch.equal(left.decode(), wanted) and left.shape == tuple(wanted.shape) and left.dtype == w.dtype
+            assert torch.equal(reread(left, list(left.streams())).decode(), wanted)

@@ -12,10 +12,13 @@ from featherweight.core.code import Code
 from featherweight.core.errors import SchemeError
 from featherweight.core.metric import EUCLIDEAN, Full
 from featherweight.core.scheme import Scheme
-from featherweight.schemes.amounts import Amount, Fraction, NToM, RowFraction
+from featherweight.schemes.amounts import Amount, Fraction, NToM, PermutedNToM, RowFraction
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float
+from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.sparse import Sparse, SparseCode
+from featherweight.schemes.structures import Blocks, Filters, Kernels
+from featherweight.schemes.supports import BoxSparseCode
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
 from featherweight.schemes.waterfilling import Waterfilling
 from featherweight.solvers.sweep import LAZY, ColumnSweep, sweep
@@ -239,3 +242,39 @@ def test_pruning_by_the_sweep_is_clearly_better_on_correlated_inputs() -> None:
     w, metric = torch.randn(32, 160), Full(moment(160, 3.0))
     swept, plain = (each.decode() for each in (ColumnSweep().project(HALF, w, metric), HALF.project(w)))
     assert metric.distance(w, swept) < 0.5 * metric.distance(w, plain)
+
+
+@pytest.mark.parametrize("structure", [Blocks(1, 8), Blocks(3, 4), Blocks(0, 2), Blocks(1, 7)], ids=str)
+@pytest.mark.parametrize("amount", [Fraction(0.5), NToM(1, 2)], ids=str)
+def test_blocks_are_swept_whole(structure: Blocks, amount: Amount) -> None:
+    """Also where blocks at the end are shorter, and where their width does not divide what is updated lazily."""
+    torch.manual_seed(4)
+    w, metric = torch.randn(6, 150), Full(moment(150, 3.0))
+    scheme = GroupSparse(amount, structure=structure)
+    start, code = scheme.project(w), ColumnSweep().project(scheme, w, metric)
+    assert metric.distance(w, code.decode()) < 0.9 * metric.distance(w, start.decode())
+    assert isinstance(code, BoxSparseCode)
+    assert torch.equal(code.support, code.box.spread(code.box.any(code.support), (6, 150)))
+    assert torch.equal(code.decode() != 0, code.support)
+
+
+def test_what_lies_across_all_columns_is_not_swept() -> None:
+    metric = Full(moment(150))
+    for structure in (Filters(), Kernels(), Blocks(1, 200)):
+        with pytest.raises(SchemeError, match="Blocks"):
+            ColumnSweep().project(GroupSparse(Fraction(0.5), structure=structure), torch.randn(6, 150), metric)
+    with pytest.raises(SchemeError, match="at most"):
+        ColumnSweep().project(GroupSparse(NToM(1, 40), structure=Blocks(1, 8)), torch.randn(6, 150), metric)
+    with pytest.raises(SchemeError, match="NToM"):
+        ColumnSweep().project(Sparse(PermutedNToM(2, 4)), torch.randn(6, 150), metric)
+
+
+def test_of_uncorrelated_inputs_nothing_is_swept() -> None:
+    """An embedding's rows: the scheme's own projection is what the sweep would end with."""
+    w = torch.randn(30, 6)
+    metric = Full(torch.eye(6, dtype=torch.float64) * 2, torch.rand(30, dtype=torch.float64) + 0.1)
+    scheme = Uniform(3, granularity=PerChannel())
+    found = ColumnSweep().project(scheme, w, metric).decode()
+    correlated = Full(metric.hessian + 1e-9, metric.rows)
+    assert torch.equal(found, scheme.project(w).decode())
+    assert torch.equal(found, ColumnSweep().project(scheme, w, correlated).decode())

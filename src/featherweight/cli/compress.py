@@ -1,5 +1,6 @@
 """``featherweight compress``."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ import typer
 from featherweight.cli.guard import AsJson, Debug
 from featherweight.cli.output import emit, show, warnings_said
 from featherweight.cli.places import check_checkpoint, check_output
-from featherweight.cli.sizes import parse_size
+from featherweight.cli.sizes import parse_share, parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +38,26 @@ def compress(
         float | None,
         typer.Option(min=0.0, help="At most this loss of quality, in the task's unit, on its selection data."),
     ] = None,
+    max_macs: Annotated[
+        float | None,
+        typer.Option(parser=parse_share, metavar="SHARE", help="Cut channels to this share of the operations: 50%."),
+    ] = None,
+    max_parameters: Annotated[
+        float | None,
+        typer.Option(parser=parse_share, metavar="SHARE", help="Cut channels to this share of the parameters."),
+    ] = None,
+    max_latency: Annotated[
+        float | None,
+        typer.Option(
+            parser=parse_share, metavar="SHARE", help="Cut channels to this share of the time on --engine, measured."
+        ),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Of --max-latency: onnxruntime, openvino, pytorch.")] = "onnxruntime",
+    batch: Annotated[int, typer.Option(min=1, help="Of --max-latency: samples in a batch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of --max-latency: threads.")] = 1,
+    recover: Annotated[
+        int, typer.Option(min=0, metavar="EPOCHS", help="Learn so long from the original once channels are cut.")
+    ] = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file to write; TASK.fwt if not given.")
     ] = None,
@@ -58,15 +79,20 @@ def compress(
 
     With --recipe, by a published method or to a given precision; --max-drop beside it lets the layers that mind most
     stay floats. A recipe with a price of a bit (watersic) takes --max-size and --max-drop: the price is then searched.
-    With --max-size, --max-drop or both alone, by a search for a scheme a tensor.
+    With --max-size, --max-drop or both alone, by a search for a scheme a tensor. With --max-macs, --max-parameters or
+    --max-latency, alone or before a recipe, by cutting channels: those that matter least, until the limit is kept.
     """
-    _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint)
+    shares = {"macs": max_macs, "parameters": max_parameters, "latency": max_latency}
+    limits = {name: share for name, share in shares.items() if share is not None}
+    _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint, limits)
     from featherweight.core.stage import Budget
     from featherweight.search.budget import Effort
     from featherweight.tasks import find
 
     found = find(task)
     chosen = _chosen(recipe, found, max_size, max_drop)
+    for kind, share in limits.items():
+        chosen = _narrowed(found, kind, share, engine, batch, threads, recover, chosen)
     budget = None if max_size is None and max_drop is None else Budget(max_size, max_drop)
     effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
     if dry_run:
@@ -87,14 +113,55 @@ def _check_usage(
     trials: int | None,
     epochs: int | None,
     checkpoint: Path | None,
+    narrow: Mapping[str, float],
 ) -> None:
     limited = max_size is not None or max_drop is not None
-    if recipe is None and not limited:
-        raise typer.BadParameter("give either --recipe NAME, or limits: --max-size SIZE, --max-drop DROP, or both")
+    if recipe is None and not limited and not narrow:
+        raise typer.BadParameter(
+            "give either --recipe NAME, or limits: --max-size SIZE, --max-drop DROP, or both; or --max-macs SHARE, "
+            "--max-parameters SHARE or --max-latency SHARE"
+        )
+    if len(narrow) > 1:
+        raise typer.BadParameter(
+            "channels are cut to one limit: give one of --max-macs, --max-parameters, --max-latency"
+        )
+    if narrow and limited:
+        raise typer.BadParameter("channels are cut to a share; limits of size and drop are of another run, on its file")
     if recipe is not None and (trials or epochs):
         raise typer.BadParameter("--trials and --epochs are of a search; a recipe has its own number of epochs")
     if limited and checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for one run of a --recipe; limits make several, and short ones")
+
+
+def _narrowed(
+    task: "Task",
+    kind: str,
+    share: float,
+    engine: str,
+    batch: int,
+    threads: int,
+    epochs: int,
+    recipe: "Recipe | Priced | None",
+) -> "Recipe":
+    """The recipe, with channels cut to a share of a cost before it."""
+    from featherweight.core.stage import Priced
+    from featherweight.costs.latency import Latency
+    from featherweight.costs.layers import CostRule, Macs, Parameters
+    from featherweight.engines import find
+    from featherweight.search.channels import Narrow
+    from featherweight.search.narrowing import narrowed, narrowing
+
+    cost: CostRule
+    match kind:
+        case "macs":
+            cost = Macs()
+        case "parameters":
+            cost = Parameters()
+        case _:
+            cost = Latency(find(engine), batch, threads)
+    rule = Narrow(share, cost, step=8 if kind == "latency" else 1, least=4)
+    plain = recipe.at(recipe.price) if isinstance(recipe, Priced) else recipe
+    return narrowed(narrowing(rule, task, epochs), plain)
 
 
 def _chosen(name: str | None, task: "Task", max_size: int | None, max_drop: float | None) -> "Recipe | Priced | None":

@@ -15,3 +15,15 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise typer.BadParameter(f"{text!r} is no size; write it as 17kB, 17KiB, 1.5MB or 17200")
     return size
+
+
+_SHARE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(%?)", re.ASCII)
+
+
+def parse_share(text: str) -> float:
+    """A part of a whole: 50% or 0.5."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < share < 1:
+        raise typer.BadParameter(f"{text!r} is no part of a whole; write it as 50% or 0.5")
+    return share

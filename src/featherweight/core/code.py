@@ -109,6 +109,10 @@ class Code(ABC):
         """The codes among the fields."""
         return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Code)}
 
+    def select(self, dim: int, indices: Tensor) -> "Code | None":
+        """The code of ``decode().index_select(dim, indices)``, with the same numbers; ``None`` where there is none."""
+        return None
+
     def layout(self) -> Layout:
         return Layout(type(self), self.settings(), tuple(part.layout() for part in self.parts().values()))
 

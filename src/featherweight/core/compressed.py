@@ -117,7 +117,11 @@ class Compressed(nn.Module):
                 self._open(name, learn)
 
     def renew(self, name: str, value: Tensor) -> None:
-        """Give a parameter another value of its shape; one that is coded is projected anew by the scheme it has."""
+        """Give a parameter or a buffer another value of its shape; what is coded is projected anew by its scheme."""
+        buffer = dict(self.base.named_buffers()).get(name)
+        if buffer is not None and buffer.shape == value.shape and not self._learning:
+            buffer.copy_(value)
+            return
         if name not in self._names or self._learning:
             raise SelectionError(
                 f"there is no parameter {name!r} to renew at rest (tied weights go by their first name)"
@@ -217,6 +221,12 @@ class Compressed(nn.Module):
             self._watcher.install(self.base)
         self._send(self._taps.functions | given)
 
+    def untap(self, places: Iterable[Place]) -> None:
+        """Send the activations at these places through no function any more: what they did is in the weights now."""
+        gone = set(places)
+        if gone:
+            self._send({place: function for place, function in self._taps.functions.items() if place not in gone})
+
     def settle_taps(self) -> None:
         """Put what stays of each function in its place, now that learning has ended."""
         kept = {each: each.settled() for each in dict.fromkeys(self._taps.functions.values())}
@@ -231,7 +241,10 @@ class Compressed(nn.Module):
         self._watcher.watch(functions)
 
     def edit(self, edit: Edit) -> None:
-        """Change the structure of the base module; a code follows where the edit knows how, else it is dropped."""
+        """Change the structure of the base module; a code follows where the edit knows how.
+
+        Else the tensor is projected again by its scheme, where the edit says so, or loses its code.
+        """
         moved = {edit.retap(self.base, place): function for place, function in self._taps.functions.items()}
         followed = {name: edit.recode(self.base, name, code) for name, code in self._codes.items()}
         self.base = edit.replaced(self.base)
@@ -241,12 +254,18 @@ class Compressed(nn.Module):
         found = list(parameters(self.base))
         self._names = {first: names for first, names, _ in found}
         self._trainable = {first: self._trainable.get(first, True) for first in self._names}
+        again: dict[str, Scheme] = {}
         for name, code in followed.items():
             if code is None or name not in self._names:
-                del self._codes[name], self._schemes[name]
+                scheme = self._schemes.pop(name)
+                del self._codes[name]
+                if edit.again and name in self._names:
+                    again[name] = scheme
             elif code is not self._codes[name]:
                 self._codes[name] = code
                 self._place(name, code.decode().detach())
+        for name, scheme in again.items():
+            self.encode({name: scheme.project(self.parameter(name).detach())}, {name: scheme})
 
     def finished(self) -> nn.Module:
         """A plain module of the user's class with decoded weights: nothing is shared, and it trains where it did."""

@@ -14,6 +14,8 @@ class Edit(ABC):
 
     identifier: ClassVar[str]
     """What files call the class."""
+    again: ClassVar[bool] = False
+    """Whether tensors whose codes cannot follow are projected again, by their schemes, or stay without a code."""
 
     @abstractmethod
     def apply(self, model: nn.Module) -> None:

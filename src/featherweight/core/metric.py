@@ -145,10 +145,11 @@ def inverse_factor(hessian: Tensor, damping: float = DAMPING) -> Tensor:
     h = hessian.clone()
     diagonal = h.diagonal(dim1=-2, dim2=-1)
     diagonal += damping * diagonal.mean(-1, keepdim=True) + (diagonal == 0).to(h.dtype)
-    factor, failed = torch.linalg.cholesky_ex(h)
+    h, failed = torch.linalg.cholesky_ex(h)  # under one name: each of them is as large as H
     if bool(failed.any()):
         raise SchemeError("the second moment of inputs is not positive definite: raise the damping")
-    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+    h = torch.cholesky_inverse(h)
+    upper: Tensor = torch.linalg.cholesky(h, upper=True)
     return upper
 
 

@@ -1,6 +1,7 @@
 """Where: parameters, selected by name patterns and printed before use."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -37,6 +38,9 @@ class Sites:
         return text + (f" ({self.min_dims} or more dimensions)" if self.min_dims else "")
 
 
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that only hold others, and are no blocks."""
+
 WEIGHTS = Sites(min_dims=2)
 """Every weight matrix, kernel and embedding; no biases, no norms."""
 
@@ -69,3 +73,21 @@ def select(model: nn.Module, sites: Sites) -> dict[str, nn.Parameter]:
         near = get_close_matches(" ".join(sites.include[:1]), known, n=3, cutoff=0.3) or known[:5]
         raise SelectionError(f"no parameter matches {sites}; the model has {len(known)}, for example {', '.join(near)}")
     return found
+
+
+def block_of(model: nn.Module, name: str, patterns: Sequence[str] = ()) -> str:
+    """The path of the block that a parameter is in: of the outermost module around its layer that matches a pattern.
+
+    Without patterns, of the outermost one whose class the model has several of, and which is no mere container:
+    residual blocks, inverted residuals, transformer layers. Where there is none, its layer is a block by itself.
+    """
+    layer = name.rpartition(".")[0]
+    parts = layer.split(".")
+    around = [".".join(parts[:depth]) for depth in range(1, len(parts))]
+    if patterns:
+        found = [path for path in (*around, layer) if any(fnmatchcase(path, pattern) for pattern in patterns)]
+    else:
+        counts = Counter(type(module) for module in model.modules())
+        modules = {path: model.get_submodule(path) for path in around}
+        found = [p for p, module in modules.items() if counts[type(module)] > 1 and not isinstance(module, CONTAINERS)]
+    return found[0] if found else layer

@@ -201,9 +201,17 @@ class Term(ABC):
     def needs_teacher(self) -> bool:
         return False
 
+    def begun(self, student: "Compressed", task: Task) -> "Term":
+        """The term with all that it finds once in a student that is about to learn: groups of its parameters."""
+        return self
+
     @abstractmethod
     def __call__(self, tap: Tap) -> Tensor:
         """A scalar."""
+
+    def stepped(self, student: "Compressed", rate: float, target: float) -> None:
+        """What is done in place after every step of the optimizer, at its learning rate: a proximal step."""
+        return
 
 
 @dataclass(frozen=True)
@@ -211,6 +219,13 @@ class Objective:
     """The sum of its terms."""
 
     terms: tuple[Term, ...]
+
+    def begun(self, student: "Compressed", task: Task) -> "Objective":
+        return Objective(tuple(term.begun(student, task) for term in self.terms))
+
+    def stepped(self, student: "Compressed", rate: float, target: float) -> None:
+        for term in self.terms:
+            term.stepped(student, rate, target)
 
     @property
     def needs_teacher(self) -> bool:
@@ -267,6 +282,10 @@ class MetricRule(ABC):
         """The rule with all that it measures once, before the first of these parameters is projected."""
         return self
 
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        """The names in the order in which they are projected; those in one part are measured before any of them is."""
+        return [[name] for name in names]
+
     @abstractmethod
     def measure(self, student: "Compressed", names: Sequence[str], task: Task) -> dict[str, Metric]:
         """The metric of each named parameter."""
@@ -293,7 +312,7 @@ class EditRule(ABC):
         """Edits for the student's base module; the student is not changed."""
 
     def values(self, student: "Compressed", edits: Sequence[Edit], task: Task) -> Mapping[str, Tensor]:
-        """Parameters that get other values once the edits are made, of the shapes that they leave.
+        """Parameters and buffers that get other values once the edits are made, of the shapes that they leave.
 
         The student is as it was before the edits, and is not changed.
         """

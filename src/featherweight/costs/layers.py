@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+from torch import nn
+
 from featherweight.core.compressed import Compressed
 from featherweight.core.task import Task
 from featherweight.costs.operations import uses
@@ -26,10 +28,20 @@ class LayerCosts(ABC):
 
 
 class CostRule(ABC):
-    """How a cost is measured, on the student as it stands."""
+    """How a cost is measured, on the student as it stands.
+
+    ``tolerance`` is how near to a limit a search comes, as a share of it, where the sum over layers is an estimate.
+    """
+
+    tolerance: float = 0.0
 
     @abstractmethod
-    def measure(self, student: Compressed, task: Task) -> LayerCosts: ...
+    def measure(self, student: Compressed, task: Task) -> LayerCosts:
+        """The cost of every layer by its shape."""
+
+    def actual(self, model: nn.Module, original: nn.Module, task: Task) -> float | None:
+        """What the whole model costs as a share of the original; ``None`` where the sum over layers is the cost."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,9 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
             graph.transpose(node)
     graph.share_ranges()
     for node in list(model.graph.node):
+        if node.op_type == "Gather":
+            graph.look_up(node)
+    for node in list(model.graph.node):
         if node.op_type in ("MatMul", "Gemm"):
             graph.multiply_dynamically(node)
     for node in list(model.graph.node):
@@ -274,6 +277,70 @@ class Graph:
         replaced[1].attribute.append(onnx.helper.make_attribute("to", int(onnx.TensorProto.FLOAT)))
         replaced[-1].output[0] = name
         self._replace(node, replaced)
+
+    def look_up(self, node: "onnx.NodeProto") -> None:
+        """``Gather(s · q, rows)`` of an embedding becomes ``Gather(s, rows) · Gather(q, rows)``.
+
+        ONNX Runtime would make floats of the whole table in every run, to take a few rows. Levels of four bits with a
+        scale for each group lie two in a byte, those of the group's first half in its lower half.
+        """
+        import onnx
+
+        made = self.dequantizer(node.input[0])
+        levels = None if made is None else self.constant(made.input[0])
+        scales = None if made is None else self.constant(made.input[1])
+        settings = {} if made is None else {each.name: each.i for each in made.attribute}
+        if made is None or levels is None or scales is None or levels.dtype != np.int8 or levels.ndim != 2:
+            return
+        group = settings.get("block_size", 0)
+        if any(each.name == "axis" and each.i for each in node.attribute) or settings.get("axis", 1) != int(group > 0):
+            return
+        rows, name, table = node.input[1], node.output[0], made.input[0]
+        groups = levels.reshape(len(levels), -1, group or levels.shape[1])
+        steps: list[tuple[str, list[str], str, dict[str, Any]]]
+        if group and group % 2 == 0 and np.abs(levels).max(initial=0) <= 7:
+            steps = self._unpacked(table, groups, rows, name)
+        else:
+            steps = [("Gather", [self.add(f"{table}.groups", groups), rows], "levels", {})]
+            steps.append(("Cast", [f"{name}.levels"], "numbers", {"to": int(onnx.TensorProto.FLOAT)}))
+        width = self.add(f"{table}.width", np.array([levels.shape[1]]))
+        steps += [
+            ("Gather", [self.add(f"{made.input[1]}.groups", scales.reshape(len(levels), -1, 1)), rows], "scales", {}),
+            ("Mul", [f"{name}.numbers", f"{name}.scales"], "scaled", {}),
+            ("Shape", [rows], "rows", {}),
+            ("Concat", [f"{name}.rows", width], "shape", {"axis": 0}),
+            ("Reshape", [f"{name}.scaled", f"{name}.shape"], "", {}),
+        ]
+        replaced = [
+            onnx.helper.make_node(kind, x, [f"{name}.{y}" if y else name], name=f"{name}.{y}", **given)
+            for kind, x, y, given in steps
+        ]
+        self._replace(node, replaced)
+
+    def _unpacked(
+        self, table: str, groups: "np.ndarray[Any, Any]", rows: str, name: str
+    ) -> list[tuple[str, list[str], str, dict[str, Any]]]:
+        """The steps from two levels a byte to numbers: operator, inputs, what the output is called, attributes."""
+        import onnx
+
+        above = (groups + 8).astype(np.uint8)
+        half = groups.shape[2] // 2
+        packed = self.add(f"{table}.bytes", above[..., :half] | above[..., half:] << 4)
+        sixteenth, sixteen, eight = (
+            self.add(f"nibble.{label}", np.array(value, np.float32))
+            for label, value in (("sixteenth", 1 / 16), ("sixteen", 16), ("eight", 8))
+        )
+        # Exact in floats; OpenVINO shifts and masks bytes wrongly.
+        return [
+            ("Gather", [packed, rows], "bytes", {}),
+            ("Cast", [f"{name}.bytes"], "both", {"to": int(onnx.TensorProto.FLOAT)}),
+            ("Mul", [f"{name}.both", sixteenth], "sixteenths", {}),
+            ("Floor", [f"{name}.sixteenths"], "upper", {}),
+            ("Mul", [f"{name}.upper", sixteen], "above", {}),
+            ("Sub", [f"{name}.both", f"{name}.above"], "lower", {}),
+            ("Concat", [f"{name}.lower", f"{name}.upper"], "levels", {"axis": -1}),
+            ("Sub", [f"{name}.levels", eight], "numbers", {}),
+        ]
 
     def pad_within(self, node: "onnx.NodeProto") -> None:
         """Zeros put around the quantized input of a convolution become its own padding: zero is a level, exactly."""

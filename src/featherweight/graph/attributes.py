@@ -23,7 +23,7 @@ Sizes = Mapping[str, Mapping[str, int]]
 
 @dataclass(frozen=True)
 class SetSizes(Edit):
-    """Numbers that the modules' own code reads: numbers of heads, widths of views, paddings of shortcuts."""
+    """Numbers that the modules' own code reads: numbers of heads, widths of views, paddings. They only get smaller."""
 
     sizes: Sizes
     identifier: ClassVar[str] = "sizes"
@@ -32,8 +32,8 @@ class SetSizes(Edit):
         modules = dict(model.named_modules())
         for path, attributes in self.sizes.items():
             for name, size in attributes.items():
-                if path not in modules or name not in numbers(modules[path]):
-                    raise FormatError(f"the model has no number {name!r} in module {path!r} to set")
+                if path not in modules or size > numbers(modules[path]).get(name, -1):
+                    raise FormatError(f"the model has no number {name!r} of {size} or more in module {path!r} to set")
                 setattr(modules[path], name, size)
 
     def to_json(self) -> dict[str, object]:
@@ -66,11 +66,14 @@ def follow(resized: Resized, model: nn.Module) -> SetSizes | None:
     for node in resized.walked.traced.nodes:
         if node.op == "call_function":
             pairs = _changes(node, resized.call(node)) + _inferred(node, resized)
-            changes.setdefault(module_of(node), []).extend(pairs)
+            if any(old != new for old, new in pairs):
+                changes.setdefault(module_of(node), []).extend(pairs)
     modules = dict(model.named_modules())
     sizes: dict[str, dict[str, int]] = {}
     for path, pairs in changes.items():
-        found = _followed(modules[path], pairs) if path in modules else {}
+        module = modules.get(path)
+        ours = module is not None and not type(module).__module__.startswith("torch.")  # those follow their tensors
+        found = _followed(module, pairs) if module is not None and ours else {}
         if found:
             sizes.setdefault(path, {}).update(found)
     return SetSizes(sizes) if sizes else None
@@ -101,9 +104,10 @@ def _followed(module: nn.Module, pairs: Collection[tuple[int, int]]) -> dict[str
     found: dict[str, int] = {}
     for old in dict.fromkeys(old for old, new in pairs if old != new):
         news = [new for before, new in pairs if before == old]
+        changed = [new for new in news if new != old]
         names = [name for name, value in numbers(module).items() if value == old]
-        if len(set(news)) == 1:
-            found |= dict.fromkeys(names, news[0])
+        if len(set(news)) == 1 or (len(set(changed)) == 1 and len(names) == 1):
+            found |= dict.fromkeys(names, changed[0])
         elif len(names) == len(news):
             found |= dict(zip(names, news, strict=True))
     return found

@@ -24,6 +24,7 @@ class Cut(Edit):
 
     kept: Kept
     identifier: ClassVar[str] = "cut"
+    again: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> None:
         buffers = dict(model.named_buffers())
@@ -42,15 +43,23 @@ class Cut(Edit):
             resize(model.get_submodule(module))
 
     def recode(self, model: nn.Module, name: str, code: Code) -> Code | None:
-        return None if name in self.kept else code
+        """The code of what stays; ``None`` where it cannot be taken apart."""
+        found: Code | None = code
+        for dim, indices in self.kept.get(name, {}).items():
+            found = found and found.select(dim, torch.tensor(indices, device=code.device))
+        return found
 
     def slice(self, name: str, tensor: Tensor) -> Tensor:
         """What stays of a tensor of the state called ``name``."""
         for dim, indices in self.kept.get(name, {}).items():
             if not 0 <= dim < tensor.ndim or not indices or indices[-1] >= tensor.shape[dim]:
                 raise FormatError(f"a cut of {name!r} in dimension {dim} does not fit its shape {tuple(tensor.shape)}")
-            tensor = tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
-        return tensor.clone()
+            tensor = self.select(tensor, dim, indices)
+        return tensor
+
+    def select(self, tensor: Tensor, dim: int, indices: tuple[int, ...]) -> Tensor:
+        """A tensor of its own of these indices."""
+        return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
 
     def to_json(self) -> dict[str, object]:
         return {name: {str(dim): list(at) for dim, at in dims.items()} for name, dims in self.kept.items()}

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.fx import Node
 
 from featherweight.core.compressed import twin
@@ -46,12 +47,19 @@ def kept_by(edits: Iterable[Edit]) -> Kept:
     return {name: dims for edit in edits if isinstance(edit, Cut | CutGraph) for name, dims in edit.kept.items()}
 
 
+class Hollow(Cut):
+    """A cut whose tensors have the right shapes and nothing in them, which takes no memory: for tracing alone."""
+
+    def select(self, tensor: Tensor, dim: int, indices: tuple[int, ...]) -> Tensor:
+        return tensor.new_empty((*tensor.shape[:dim], len(indices), *tensor.shape[dim + 1 :]))
+
+
 def proved(model: nn.Module, edits: Sequence[Edit], resized: Resized, example: Example) -> bool:
     """Whether the model's own code, after the edits, computes the resized graph."""
     small = twin(model)
     try:
         for edit in edits:
-            edit.apply(small)
+            (Hollow(edit.kept) if isinstance(edit, Cut) else edit).apply(small)
         with evaluating(small):
             return _equal(resized, trace(small, example))
     except (SelectionError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
@@ -70,11 +78,21 @@ def _equal(resized: Resized, traced: Traced) -> bool:
         called = resized.call(ours) if ours.op == "call_function" else Called(ours.target, ours.args, ours.kwargs)
         if ours.op == "call_function" and called.target != theirs.target:
             return False
-        if _plain(called.args, place) != _plain(theirs.args, place):
-            return False
-        if _plain(dict(called.kwargs), place) != _plain(dict(theirs.kwargs), place):
+        other = Called(theirs.target, theirs.args, theirs.kwargs)
+        if _plain(_complete(called), place) != _plain(_complete(other), place):
             return False
     return True
+
+
+def _complete(called: Called) -> list[Any]:
+    """All arguments, also those that a trace leaves out since they are the operator's own defaults."""
+    if not isinstance(called.target, OpOverload):
+        return [called.args, dict(called.kwargs)]
+    found = []
+    for number, argument in enumerate(called.target._schema.arguments):
+        default = called.kwargs.get(argument.name, argument.default_value)
+        found.append(called.args[number] if number < len(called.args) else default)
+    return found
 
 
 def _plain(value: Any, place: dict[Node, int]) -> Any:
@@ -82,7 +100,9 @@ def _plain(value: Any, place: dict[Node, int]) -> Any:
     if isinstance(value, Node):
         return ("node", place[value])
     if isinstance(value, tuple | list):
-        return [_plain(each, place) for each in value]
+        plain = [_plain(each, place) for each in value]
+        alike = all(type(each) is int and each == plain[0] for each in plain)
+        return plain[0] if plain and alike else plain  # a default of 1 is [1, 1] where it is said
     if isinstance(value, dict):
         return {key: _plain(each, place) for key, each in value.items()}
     return value

@@ -1,7 +1,9 @@
 """Cutting the traced graph itself, where the model's own code cannot run on what stays."""
 
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import torch
@@ -29,6 +31,13 @@ class Graph(GraphModule):
     Batch norms and dropout follow the mode; everything else is as it was in evaluation.
     """
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Graph":
+        with warnings.catch_warnings():  # of torch to itself, of how it tells the leaves of a tree
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+            copied: Any = super().__deepcopy__(memo)
+        assert isinstance(copied, Graph)
+        return copied
+
     def train(self, mode: bool = True) -> "Graph":
         super().train(mode)
         nodes = [node for node in self.graph.nodes if node.target in TRAINS]
@@ -51,6 +60,7 @@ class CutGraph(Edit):
     kept: Kept
     given: tuple[Any, Any]
     identifier: ClassVar[str] = "cut-graph"
+    again: ClassVar[bool] = True
 
     def apply(self, model: nn.Module) -> None:
         raise FormatError("a cut of a graph replaces the model")
@@ -61,7 +71,10 @@ class CutGraph(Edit):
             try:
                 program = self._program(model, example, any_batch=True)
             except SelectionError:
-                program = self._program(model, example, any_batch=False)
+                try:
+                    program = self._program(model, example, any_batch=False)
+                except SelectionError as error:
+                    raise FormatError(f"the graph of this model cannot be cut so: {error}") from error
         Cut(self.kept).apply(model)
         return _assembled(program, model)
 
@@ -120,7 +133,24 @@ def _assembled(program: torch.export.ExportedProgram, model: nn.Module) -> Graph
             module._parameters[leaf] = tensor
         elif leaf in module._buffers:
             module._buffers[leaf] = tensor
+    _order(graph, model)
     return graph.eval()
+
+
+def _order(ours: nn.Module, theirs: nn.Module) -> None:
+    """Parameters, buffers and modules in the order in which the other module has them; files tell tensors in order."""
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (ours._parameters, theirs._parameters), (ours._buffers, theirs._buffers), (ours._modules, theirs._modules)
+    ]  # fmt: skip
+    for mine, others in pairs:
+        given = dict(mine)
+        names = [name for name in others if name in given] + [name for name in given if name not in others]
+        mine.clear()
+        mine.update({name: given[name] for name in names})
+    for name, module in ours._modules.items():
+        other = theirs._modules.get(name)
+        if module is not None and other is not None:
+            _order(module, other)
 
 
 def described(example: Example) -> tuple[Any, Any]:
@@ -146,6 +176,8 @@ def _inputs(given: tuple[Any, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args, kwargs = given
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise FormatError("what a model takes is a list and a table")
+    if _entries([*args, *kwargs.values()]) > LARGEST:
+        raise FormatError(f"what a model takes has more than {LARGEST} entries")
     return tuple(map(_input, args)), {str(name): _input(value) for name, value in kwargs.items()}
 
 
@@ -161,14 +193,21 @@ def _input(value: Any) -> Any:
         return value.get("value")
     dtype = getattr(torch, str(value.get("type")), None)
     shape = value["shape"]
-    whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
-    if not isinstance(dtype, torch.dtype) or not whole or _size(shape) > LARGEST:
+    if not isinstance(dtype, torch.dtype) or not _is_shape(shape):
         raise FormatError("an input of a model has no shape and type of a tensor")
     return torch.zeros(shape, dtype=dtype)
 
 
-def _size(shape: Iterable[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= max(size, 1)
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and len(shape) <= 16 and all(type(size) is int and size >= 0 for size in shape)
+
+
+def _entries(values: list[Any]) -> int:
+    """Entries of all tensors among these inputs, those of none counted as one."""
+    total = 0
+    for value in values:
+        if isinstance(value, list):
+            total += _entries(value)
+        elif isinstance(value, dict) and _is_shape(value.get("shape")):
+            total += prod(max(size, 1) for size in value["shape"])
     return total

@@ -1,9 +1,8 @@
 """The full metric of a layer: the second moment of what its weight is multiplied with, and its outputs' curvature."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -11,38 +10,51 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import FeatherweightError, SchemeError, TaskError
+from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, tensors_of
+from featherweight.core.task import Task, evaluating, tensors_of
+from featherweight.metrics.prefix import Key, Prefix, calibration, observed, owner, run
+from featherweight.metrics.recurrent import met_by, recurrent
 from featherweight.training.loop import seeded
-
-
-class _Seen(Exception):
-    """All that is wanted of a batch was seen: the rest of the model need not run."""
 
 
 @dataclass(frozen=True)
 class InputMoment(MetricRule):
     """``H = E[x xᵀ]`` over the inputs ``x`` that a weight's rows meet, with the student as it stands.
 
-    A linear layer's ``x`` is its input, a convolution's a patch of it, for each of its groups. An embedding's rows are
-    met as often as their tokens come: ``H`` is the identity and the frequencies weigh the rows; a token that never came
-    counts as if it had come once. One layer's moment is in memory at a time, and the model runs no further than the
-    layer. Where the rule is not ``required``, weights whose inputs are not known, or that no calibration input reaches,
-    get the Euclidean metric; else they raise ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples
-    are drawn to a multiple of the identity (:func:`shrunk`).
+    A linear layer's ``x`` is its input, a convolution's a patch of it, for each of its groups; a recurrent layer's
+    weights meet its inputs, and its states one step before. An embedding's rows are met as often as their tokens come:
+    ``H`` is the identity and the frequencies weigh the rows; a token that never came counts as if it had come once.
+    Layers that take in the same tensor are measured together; else one layer's moment is in memory at a time. The model
+    runs no further than the layer, and, where parameters are projected one after the other, from behind the blocks that
+    are compressed already (:class:`featherweight.metrics.prefix.Prefix`). Where the rule is not ``required``, weights
+    whose inputs are not known, or that no calibration input reaches, get the Euclidean metric; else they raise
+    ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples are drawn to a multiple of the identity
+    (:func:`shrunk`).
     """
 
     batches: int = 16
     required: bool = True
     shrink: bool = False
+    prefix: Prefix | None = field(default=None, repr=False, compare=False)
+
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "InputMoment":
+        wanted = [name for name in names if known(owner(student, name), name)]
+        return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
+
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [[name] for name in names] if self.prefix is None else self.prefix.shared(names)
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
-        return {name: self._one(student, name, task) for name in names}
+        prefix = self.prefix or Prefix(student, task, self.batches)
+        found: dict[str, Metric] = {}
+        for part in prefix.shared(names):
+            found |= dict.fromkeys(part, self._one(student, part[0], prefix, task))
+        return {name: found[name] for name in names}
 
-    def _one(self, student: Compressed, name: str, task: Task) -> Metric:
+    def _one(self, student: Compressed, name: str, prefix: Prefix, task: Task) -> Metric:
         layer = owner(student, name)
         if not known(layer, name):
             if not self.required:
@@ -50,9 +62,11 @@ class InputMoment(MetricRule):
             raise SchemeError(
                 f"the inputs that {name} of a {type(layer).__name__} like this meets are not known; leave it out"
             )
-        moment = _Frequencies(layer) if isinstance(layer, nn.Embedding) else _Moment(layer, self.shrink)
-        with evaluating(student):
-            _stream(student, layer, task, self.batches, moment.add)
+        moment: _Frequencies | _Moment
+        if isinstance(layer, nn.Embedding):
+            moment = prefix.collect(name, lambda: _Frequencies(layer))
+        else:
+            moment = prefix.collect(name, lambda: _Moment(layer, name, self.shrink))
         if moment.count:
             return moment.metric()
         if not self.required:
@@ -69,21 +83,32 @@ class InputNorm(MetricRule):
     """
 
     batches: int = 16
+    prefix: Prefix | None = field(default=None, repr=False, compare=False)
+
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "InputNorm":
+        wanted = [name for name in names if known(owner(student, name), name)]
+        return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
+
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [[name] for name in names] if self.prefix is None else self.prefix.shared(names)
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
-        return {name: self._one(student, name, task) for name in names}
+        prefix = self.prefix or Prefix(student, task, self.batches)
+        found: dict[str, Metric] = {}
+        for part in prefix.shared(names):
+            squares = self._one(student, part[0], prefix)
+            found |= {name: squares.metric(student.weight(name)) for name in part}
+        return {name: found[name] for name in names}
 
-    def _one(self, student: Compressed, name: str, task: Task) -> Metric:
+    def _one(self, student: Compressed, name: str, prefix: Prefix) -> "_Squares":
         layer = owner(student, name)
         if not known(layer, name) or isinstance(layer, nn.Embedding):
             raise SchemeError(f"{name} of a {type(layer).__name__} has no norms of inputs that are known; leave it out")
-        squares = _Squares(layer)
-        with evaluating(student):
-            _stream(student, layer, task, self.batches, squares.add)
+        squares = prefix.collect(name, lambda: _Squares(layer, name))
         if not squares.count:
             raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
-        return squares.metric(student.weight(name))
+        return squares
 
 
 @dataclass(frozen=True)
@@ -109,6 +134,7 @@ class Kronecker(MetricRule):
     shrink: bool = True
     temperature: float = 4.0
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    moments: InputMoment | None = field(default=None, repr=False, compare=False)
 
     def logits(self, task: Task) -> bool:
         """Whether outputs are logits of labels, over their last dimension."""
@@ -116,12 +142,16 @@ class Kronecker(MetricRule):
 
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
         wanted = [name for name in names if known(owner(student, name), name)]
-        return replace(self, found=self._curvatures(student, wanted, task))
+        moments = InputMoment(self.batches, self.required, self.shrink).begun(student, names, task)
+        return replace(self, found=self._curvatures(student, wanted, task), moments=moments)
+
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [[name] for name in names] if self.moments is None else self.moments.together(names)
 
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
-        rule = self if all(name in self.found for name in names) else self.begun(student, names, task)
-        moments = InputMoment(self.batches, self.required, self.shrink).measure(student, names, task)
-        return {name: rule._weighed(name, metric) for name, metric in moments.items()}
+        rule = self if self.moments is not None else self.begun(student, names, task)
+        assert rule.moments is not None
+        return {name: rule._weighed(name, each) for name, each in rule.moments.measure(student, names, task).items()}
 
     def _weighed(self, name: str, metric: Metric) -> Metric:
         if not isinstance(metric, Full) or name not in self.found:
@@ -135,18 +165,18 @@ class Kronecker(MetricRule):
         return Full(metric.hessian, g.clamp(min=self.floor * largest))
 
     def _curvatures(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Tensor]:
-        layers = {name: owner(student, name) for name in names}
+        layers = {name: owner(student, name) for name in names if not recurrent(owner(student, name))}
         total: dict[str, Tensor] = {}
         samples = 0
-        leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
+        leaves = {name: student.weight(name).detach().requires_grad_() for name in names}
 
         def swapped(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(student.base, leaves, args, kwargs)
 
         with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
-            for batch in _batches(student, task, self.batches):
+            for batch in calibration(student, task, self.batches):
                 with _outputs(layers) as outputs:
-                    result = _run(swapped, batch, task)
+                    result = run(swapped, batch, task)
                 for draw in range(self.draws):
                     value, count = probe(result, task, self.logits(task), self.temperature)
                     samples += count
@@ -195,18 +225,21 @@ def probe(outputs: Any, task: Task, logits: bool, temperature: float = 1.0) -> t
 class _Moment:
     """``Σ x xᵀ`` of every group, in float64."""
 
-    def __init__(self, layer: nn.Module, shrink: bool) -> None:
-        self.layer, self.shrink = layer, shrink
+    def __init__(self, layer: nn.Module, name: str, shrink: bool) -> None:
+        self.layer, self.name, self.shrink = layer, name, shrink
         self.count, self.independent, self.total = 0, 0.0, torch.zeros(())
 
     def add(self, args: tuple[Any, ...]) -> None:
-        x = grouped_inputs(self.layer, args[0])
-        self.total = self.total.to(x.device) + (x.transpose(1, 2) @ x).double()
+        x = _met(self.layer, self.name, args)
+        product = x.transpose(1, 2) @ x
+        self.total = self.total.add_(product) if self.count else product.double()
         self.count += x.shape[1]
         self.independent += (len(args[0]) * x.shape[1]) ** 0.5
 
     def metric(self) -> Full:
-        hessian = self.total / self.count
+        """The moment, which is then no longer here: it is large."""
+        hessian, self.total = self.total, torch.zeros(())
+        hessian /= self.count
         hessian = shrunk(hessian, self.independent) if self.shrink else hessian
         return Full(hessian[0] if len(hessian) == 1 else hessian)
 
@@ -214,11 +247,11 @@ class _Moment:
 class _Squares:
     """``Σ x²`` of every input of every group, in float64."""
 
-    def __init__(self, layer: nn.Module) -> None:
-        self.layer, self.count, self.total = layer, 0, torch.zeros(())
+    def __init__(self, layer: nn.Module, name: str) -> None:
+        self.layer, self.name, self.count, self.total = layer, name, 0, torch.zeros(())
 
     def add(self, args: tuple[Any, ...]) -> None:
-        x = grouped_inputs(self.layer, args[0])
+        x = _met(self.layer, self.name, args)
         self.total = self.total.to(x.device) + x.double().square().sum(1)
         self.count += x.shape[1]
 
@@ -250,43 +283,17 @@ class _Frequencies:
 
     def __init__(self, layer: nn.Embedding) -> None:
         self.layer, self.count = layer, 0
-        self.total = torch.ones(layer.num_embeddings, dtype=torch.float64, device=layer.weight.device)
+        self.total = torch.ones(layer.num_embeddings, dtype=torch.float64)
 
     def add(self, args: tuple[Any, ...]) -> None:
         tokens = args[0].flatten()
-        self.total += torch.bincount(tokens, minlength=len(self.total))
+        self.total = self.total.to(tokens.device) + torch.bincount(tokens, minlength=len(self.total))
         self.count += len(tokens)
 
     def metric(self) -> Full:
         columns = self.layer.embedding_dim
         eye = torch.eye(columns, dtype=torch.float64, device=self.total.device)
         return Full(eye, self.total / self.count)
-
-
-def _stream(
-    student: Compressed, layer: nn.Module, task: Task, batches: int, add: Callable[[tuple[Any, ...]], None]
-) -> None:
-    """Give what the layer takes in to ``add``; after the first batch the model runs no further than the layer."""
-    calls, runs = 0, 0
-
-    def look(module: nn.Module, args: tuple[Any, ...]) -> None:
-        nonlocal calls
-        calls += 1
-        add(args)
-        if runs and calls == runs:
-            raise _Seen
-
-    handle = layer.register_forward_pre_hook(look)
-    try:
-        for batch in _batches(student, task, batches):
-            calls = 0
-            with suppress(_Seen):
-                _run(student, batch, task)
-            runs = runs or calls
-            if not runs:
-                return
-    finally:
-        handle.remove()
 
 
 @contextmanager
@@ -305,41 +312,34 @@ def _outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]
             handle.remove()
 
 
-def _batches(student: Compressed, task: Task, batches: int) -> Iterator[Batch]:
-    """Calibration batches on the student's device; images in the order of memory that convolutions are fast in."""
-    for batch in islice(iter(task.calibration_data()), batches):
-        yield channels_last(moved(batch, student.device))
-
-
-def channels_last(batch: Batch) -> Batch:
-    """The batch with all images, tensors of four dimensions, in channels-last order: the same numbers."""
-    return each_tensor(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
-
-
-def _run(model: Callable[..., Any], batch: Batch, task: Task) -> Any:
-    try:
-        return call(model, batch)
-    except (_Seen, FeatherweightError):
-        raise
-    except Exception as error:
-        raise TaskError(
-            f"the model of task {task.name!r} cannot run on its calibration data ({type(error).__name__}: {error}); "
-            "calibration batches are what the model takes, or pairs that begin with it"
-        ) from error
-
-
-def owner(student: Compressed, name: str) -> nn.Module:
-    """The module that has the parameter."""
-    return student.base.get_submodule(name.rpartition(".")[0])
-
-
 def known(layer: nn.Module, name: str) -> bool:
     """Whether it is known what the parameter is multiplied with."""
+    if recurrent(layer):
+        return name.rpartition(".")[2].startswith(("weight_ih_l", "weight_hh_l"))
     if not name.endswith("weight") or name.rpartition(".")[2] != "weight":
         return False
     if isinstance(layer, nn.Conv1d | nn.Conv2d):
         return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     return isinstance(layer, nn.Linear | nn.Embedding)
+
+
+def likeness(layer: nn.Module, name: str) -> Key | None:
+    """Equal for weights that are multiplied with the same, where their layers take in the same tensor."""
+    match layer:
+        case nn.Linear():
+            return ("linear",)
+        case nn.Conv1d() | nn.Conv2d() if known(layer, name):
+            spread = (layer.kernel_size, layer.dilation, layer.padding, layer.stride, layer.groups)
+            return (layer.weight.ndim, *spread)
+        case _:
+            return None
+
+
+def _met(layer: nn.Module, name: str, args: tuple[Any, ...]) -> Tensor:
+    """What the parameter's rows are multiplied with in one call of its layer: [groups, n, columns]."""
+    if isinstance(layer, nn.RNNBase):
+        return met_by(layer, name.rpartition(".")[2], args)[None]
+    return grouped_inputs(layer, args[0])
 
 
 def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:

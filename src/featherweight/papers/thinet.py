@@ -54,4 +54,5 @@ def paper() -> Paper:
         ("cifar10-resnet20", "mnist-lenet5", "digits"),
         recipe,
         DEVIATIONS,
+        ("mnist-lenet5",),
     )

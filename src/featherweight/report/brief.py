@@ -16,13 +16,13 @@ def brief(value: Any) -> str:
     if not is_dataclass(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
     parts, positional = [], True
-    for index, each in enumerate(fields(value)):
+    for index, each in enumerate(sorted(fields(value), key=lambda each: each.kw_only is True)):
         given = getattr(value, each.name)
         telling = index == 0 and isinstance(given, int | float)  # a codebook's size, even where it is the usual one
         if _is_default(each, given) and not telling:
             positional = False
         else:
-            parts.append(brief(given) if positional else f"{each.name}={brief(given)}")
+            parts.append(brief(given) if positional and not each.kw_only else f"{each.name}={brief(given)}")
     return f"{type(value).__name__}({', '.join(parts)})" if parts else type(value).__name__
 
 

@@ -17,6 +17,7 @@ from featherweight.core.tap import Function, Place
 from featherweight.file import slots
 from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
+from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
 from featherweight.graph.rewrite import CutGraph
 from featherweight.run import relative_error
@@ -112,6 +113,8 @@ def _told(edit: Edit, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
                 for name, dims in edit.kept.items()
                 for dim, at in dims.items()
             ]
+        case Skip():
+            return [f"block {path} left out" for path in edit.blocks]
         case SetSizes():
             return [f"{path}.{name} = {size}" for path, sizes in edit.sizes.items() for name, size in sizes.items()]
         case _:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from featherweight.core.errors import SchemeError
 from featherweight.core.scheme import Promise
+from featherweight.schemes.runs import Runs, permuted
 
 
 class Amount(ABC):
@@ -25,6 +25,10 @@ class Amount(ABC):
     @property
     def run(self) -> int | None:
         """How many entries of a row, one after another, are decided together; ``None`` where all may be."""
+        return None
+
+    def runs(self, importance: Tensor) -> Runs | None:
+        """The runs of which a number of entries stay each; ``None`` where it is not so."""
         return None
 
     @abstractmethod
@@ -93,18 +97,47 @@ class NToM(Amount):
     promise: ClassVar[Promise] = Promise.RULE
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n <= self.m:
-            raise SchemeError(f"{self.n} of {self.m} entries cannot stay; give 1 or more, and no more than there are")
+        _check_run(self.n, self.m)
 
     @property
     def run(self) -> int:
         return self.m
 
+    def runs(self, importance: Tensor) -> Runs:
+        return Runs(self.n, self.m)
+
     def support(self, importance: Tensor) -> Tensor:
-        rows = _rows(importance)
-        padded = F.pad(rows, (0, -rows.shape[1] % self.m))  # zeros never stay
-        runs = _largest_of_each(padded.reshape(-1, self.m), self.n)
-        return runs.reshape(padded.shape)[:, : rows.shape[1]].reshape(importance.shape)
+        return self.runs(importance).support(importance)
+
+    def at(self, target: float) -> Self:
+        return replace(self, n=self.m - round(target * (self.m - self.n)))
+
+
+@dataclass(frozen=True)
+class PermutedNToM(Amount):
+    """Of every ``m`` input channels of a run at most ``n`` stay, for each output and kernel position apart.
+
+    Runs are not of neighbours: which channels make a run is searched for, so that more of the importance stays
+    (:func:`featherweight.schemes.runs.permuted`, in ``rounds`` at most; 0 takes the channels as they stand). It is
+    never less than without the search. The code holds the permutation; a kernel for N:M needs its inputs in that order,
+    which costs nothing where the layer before can write them so (Pool and Yu 2021, NeurIPS, section 3).
+    """
+
+    n: int
+    m: int
+    rounds: int = 50
+    promise: ClassVar[Promise] = Promise.RULE
+
+    def __post_init__(self) -> None:
+        _check_run(self.n, self.m)
+        if self.rounds < 0:
+            raise SchemeError(f"a search of {self.rounds} rounds; give 0 for none")
+
+    def runs(self, importance: Tensor) -> Runs:
+        return permuted(importance, self.n, self.m, self.rounds)
+
+    def support(self, importance: Tensor) -> Tensor:
+        return self.runs(importance).support(importance)
 
     def at(self, target: float) -> Self:
         return replace(self, n=self.m - round(target * (self.m - self.n)))
@@ -301,6 +334,11 @@ def _ranked(scores: Tensor) -> Tensor:
     """Where the positive ones are, the largest first."""
     order = scores.argsort(descending=True, stable=True)
     return order[scores[order] > 0]
+
+
+def _check_run(n: int, m: int) -> None:
+    if not 1 <= n <= m:
+        raise SchemeError(f"{n} of {m} entries cannot stay; give 1 or more, and no more than there are")
 
 
 def _check_share(share: float) -> None:

@@ -1,7 +1,7 @@
 """Weight sharing: every entry is one of a few centroids."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import ceil, log2, prod
 from typing import ClassVar
@@ -29,6 +29,13 @@ class CodebookCode(Code):
     @property
     def size(self) -> int:
         return self.centroids.shape[0]
+
+    def select(self, dim: int, indices: Tensor) -> "CodebookCode | None":
+        """Where no fewer entries are left than there are centroids."""
+        left = self.indices.index_select(dim, indices)
+        if left.numel() < self.size:
+            return None
+        return replace(self, shape=tuple(left.shape), indices=left)
 
     @property
     def bits(self) -> int:

@@ -89,6 +89,10 @@ class Floats(Code):
     def decode(self) -> Tensor:
         return self.values
 
+    def select(self, dim: int, indices: Tensor) -> "Floats":
+        values = self.values.index_select(dim, indices)
+        return Floats(tuple(values.shape), self.dtype, values, self.width)
+
     def stored(self) -> Self:
         return self.with_tensors({"values": rounded(self.values, self.width)})
 

@@ -1,6 +1,6 @@
-"""Unstructured sparsity: which entries stay, and how the survivors are stored."""
+"""Sparsity: which entries stay, and how the survivors are stored."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Self
@@ -8,8 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from featherweight.core.code import Code, Layout, Stream, Take, direct, fixed, part_streams, read_part
-from featherweight.core.errors import FormatError, SchemeError, naming
+from featherweight.core.code import Code
+from featherweight.core.errors import SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme, check_weight, straight_through
@@ -22,10 +22,13 @@ from featherweight.schemes.amounts import (
     L0Penalty,
     Magnitude,
     NToM,
+    PermutedNToM,
     RowFraction,
     Surgery,
 )
 from featherweight.schemes.floats import Float
+from featherweight.schemes.runs import Runs
+from featherweight.schemes.supports import RunSupport, SparseCode, Support, never_empty
 
 __all__ = [
     "Amount",
@@ -37,38 +40,14 @@ __all__ = [
     "L0Penalty",
     "Magnitude",
     "NToM",
+    "PermutedNToM",
     "RowFraction",
     "Scope",
     "Sparse",
     "SparseCode",
     "Surgery",
+    "never_empty",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class SparseCode(Code):
-    """``decode()`` is zero outside ``support`` and holds ``values.decode()`` on it, in row-major order."""
-
-    support: Tensor = fixed()  # bool, of the code's shape
-    values: Code = direct()  # of shape [survivors]
-
-    def decode(self) -> Tensor:
-        values = self.values.decode()
-        return values.new_zeros(self.shape).masked_scatter(self.support, values)
-
-    def settings(self) -> tuple[int, ...]:
-        return ()
-
-    def streams(self) -> Iterator[Stream]:
-        yield Stream("support", self.support.to(torch.uint8), 2)
-        yield from part_streams("values", self.values)
-
-    @classmethod
-    def from_streams(cls, layout: Layout, shape: tuple[int, ...], dtype: torch.dtype, take: Take) -> "SparseCode":
-        if layout.settings or len(layout.parts) != 1:
-            raise FormatError("a sparse code has one part and no settings")
-        support = take("support", shape, 2).bool()
-        return cls(shape, dtype, support, read_part(layout, 0, (int(support.sum()),), dtype, take, "values"))
 
 
 class Scope(Enum):
@@ -128,7 +107,7 @@ class Sparse(Scheme):
         if warm is not None:
             before = as_sparse(warm)
             values = self.values.project(w[before.support], metric.select(before.support), warm=before.values)
-            return SparseCode(tuple(w.shape), w.dtype, before.support, values)
+            return before.form(before.support).code(w.dtype, values)
         return self._on(w, metric, self._support(metric.importance(w)), rate)
 
     def project_all(
@@ -151,9 +130,8 @@ class Sparse(Scheme):
         for name, w in weights.items():
             with naming(name):
                 check_weight(w)
-                importance = metrics[name].importance(w)
-                support = self.amount.again(importance, as_sparse(before[name]).support)
-                codes[name] = self._on(w, metrics[name], never_empty(support, importance), None)
+                support = self._again(metrics[name].importance(w), as_sparse(before[name]))
+                codes[name] = self._on(w, metrics[name], support, None)
         return codes
 
     def through(self, w: Tensor, code: Code) -> Tensor:
@@ -169,51 +147,78 @@ class Sparse(Scheme):
     def carried(self, w: Tensor, code: Code) -> Tensor:
         return w * as_sparse(code).support if self.gradient is Gradient.MASKED else w
 
-    def _support(self, importance: Tensor) -> Tensor:
-        return never_empty(self.amount.support(importance), importance)
+    def ahead(self, importance: Tensor) -> Tensor:
+        """The support of the next columns of a matrix, as a sweep reaches them; it may be none."""
+        return self.amount.support(importance)
 
-    def _supports(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, Tensor]:
+    def columns(self, most: int) -> int:
+        """How many columns of a matrix a sweep decides on together, of the ``most`` that it can."""
+        run = self.amount.run or most
+        if run > most:
+            raise SchemeError(f"{self.amount} decides on {run} columns at once, and the sweep on {most} at most")
+        return run
+
+    def _scores(self, importance: Tensor) -> Tensor:
+        """What the amount decides on."""
+        return importance
+
+    def _formed(self, chosen: Tensor, importance: Tensor) -> Support:
+        """The support of what the amount chose; something always stays."""
+        return Support(never_empty(chosen, importance))
+
+    def _support(self, importance: Tensor) -> Support:
+        runs = self.amount.runs(importance)
+        if runs is None:
+            return self._formed(self.amount.support(self._scores(importance)), importance)
+        return _in_runs(runs, importance)
+
+    def _again(self, importance: Tensor, before: SparseCode) -> Support:
+        runs = self.amount.runs(importance)
+        if runs is None:
+            return self._formed(self.amount.again(importance, before.support), importance)
+        return _in_runs(runs, importance)
+
+    def _supports(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, Support]:
         """The support of every tensor, by one threshold or by each tensor's own."""
-        scores = {name: metrics[name].importance(w) for name, w in weights.items()}
+        importances = {name: metrics[name].importance(w) for name, w in weights.items()}
         if self.scope is Scope.TENSOR:
-            return {name: self._support(score) for name, score in scores.items()}
-        together = self._support(torch.cat([score.flatten() for score in scores.values()]))
-        split = together.split([w.numel() for w in weights.values()])  # type: ignore[no-untyped-call]
-        pairs = zip(weights.items(), split, strict=True)
-        return {name: never_empty(support.reshape(w.shape), w.abs()) for (name, w), support in pairs}
+            return {name: self._support(importance) for name, importance in importances.items()}
+        scores = {name: self._scores(importance) for name, importance in importances.items()}
+        together = torch.cat([score.flatten() for score in scores.values()])
+        chosen = never_empty(self.amount.support(together), together)
+        split = chosen.split([score.numel() for score in scores.values()])  # type: ignore[no-untyped-call]
+        parts = zip(scores.items(), split, strict=True)
+        return {name: self._formed(part.reshape(score.shape), weights[name].abs()) for (name, score), part in parts}
 
     def _on_all(
-        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], supports: Mapping[str, Tensor]
+        self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric], supports: Mapping[str, Support]
     ) -> dict[str, SparseCode]:
         """Codes on given supports, less what ``values`` rounds to zero; all survivors are projected together."""
-        survivors = {name: w[supports[name]] for name, w in weights.items()}
-        values = self.values.project_all(survivors, {name: metrics[name].select(s) for name, s in supports.items()})
-        codes = {name: SparseCode(tuple(w.shape), w.dtype, supports[name], values[name]) for name, w in weights.items()}
-        alive = {name: _alive(code, weights[name]) for name, code in codes.items()}
-        if all(bool((alive[name] == supports[name]).all()) for name in codes):
+        survivors = {name: w[supports[name].entries] for name, w in weights.items()}
+        selected = {name: metrics[name].select(support.entries) for name, support in supports.items()}
+        values = self.values.project_all(survivors, selected)
+        codes = {name: supports[name].code(w.dtype, values[name]) for name, w in weights.items()}
+        alive = {name: _alive(supports[name], codes[name], w, metrics[name]) for name, w in weights.items()}
+        if all(torch.equal(alive[name].entries, supports[name].entries) for name in codes):
             return codes
         return self._on_all(weights, metrics, alive)
 
-    def _on(self, w: Tensor, metric: Metric, support: Tensor, rate: Rate | None) -> SparseCode:
+    def _on(self, w: Tensor, metric: Metric, support: Support, rate: Rate | None) -> SparseCode:
         """The same for one tensor."""
-        values = self.values.project(w[support], metric.select(support), rate=rate)
-        code = SparseCode(tuple(w.shape), w.dtype, support, values)
-        alive = _alive(code, w)
-        return code if bool((alive == support).all()) else self._on(w, metric, alive, rate)
+        values = self.values.project(w[support.entries], metric.select(support.entries), rate=rate)
+        code = support.code(w.dtype, values)
+        alive = _alive(support, code, w, metric)
+        return code if torch.equal(alive.entries, support.entries) else self._on(w, metric, alive, rate)
 
 
-def _alive(code: SparseCode, w: Tensor) -> Tensor:
-    """The support, less what decodes to zero."""
-    return never_empty(code.support & (code.decode() != 0), w.abs())
+def _in_runs(runs: Runs, importance: Tensor) -> Support:
+    return RunSupport(never_empty(runs.support(importance), importance), runs)
 
 
-def never_empty(support: Tensor, importance: Tensor) -> Tensor:
-    """At least the most important entry stays: a code of nothing would have no numbers to learn."""
-    if bool(support.any()):
-        return support
-    first = torch.zeros_like(support).flatten()
-    first[importance.flatten().argmax()] = True
-    return first.reshape(support.shape)
+def _alive(support: Support, code: SparseCode, w: Tensor, metric: Metric) -> Support:
+    """The support, less what decodes to zero, or to what the metric does not see."""
+    alive, weights = code.decode() != 0, metric.weights(w)
+    return support.less(alive if weights is None else alive & (weights != 0), w.abs())
 
 
 def as_sparse(code: Code) -> SparseCode:

@@ -1,7 +1,7 @@
 """Uniform quantization: integers times a scale."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 from typing import ClassVar
@@ -185,6 +185,21 @@ class UniformCode(Code):
     grid: Grid = Grid(8, True)
     granularity: Granularity = PerTensor()
 
+    def select(self, dim: int, indices: Tensor) -> "UniformCode | None":
+        """Scales of the channels that stay; groups of entries do not survive."""
+        levels = self.levels.index_select(dim, indices)
+        scales: Code | None = self.scales
+        zeros = self.zeros
+        match self.granularity:
+            case PerGroup():
+                return None
+            case PerChannel(axis) if axis == dim:
+                scales = self.scales.select(0, indices)
+                zeros = None if zeros is None else zeros.index_select(0, indices)
+        if scales is None:
+            return None
+        return replace(self, shape=tuple(levels.shape), levels=levels, scales=scales, zeros=zeros)
+
     @property
     def bits(self) -> int:
         return self.grid.bits
@@ -194,16 +209,17 @@ class UniformCode(Code):
         return isinstance(self.granularity, PerTensor) or self.granularity == PerChannel(0)
 
     def decode(self) -> Tensor:
-        levels = blocks(self.levels, self.granularity).to(self.scales.dtype)
+        levels = blocks(self.levels, self.granularity)
         if self.zeros is not None:
-            levels = levels - self.zeros.to(levels.dtype)[:, None]
+            levels = levels - self.zeros[:, None]
         return unblocked(levels * self.scales.decode()[:, None], self.shape, self.granularity).to(self.dtype)
 
     def settings(self) -> tuple[int, ...]:
         return (self.grid.bits, 2 if self.grid.odd else int(self.grid.symmetric), *spread_of(self.granularity))
 
     def streams(self) -> Iterator[Stream]:
-        yield Stream("levels", (self.levels.long() - self.grid.low) // self.grid.step, self.grid.alphabet)
+        above = self.levels - self.grid.low
+        yield Stream("levels", above if self.grid.step == 1 else above // self.grid.step, self.grid.alphabet)
         if self.zeros is not None:
             yield Stream("zeros", self.zeros.long(), self.grid.alphabet)
         yield from part_streams("scales", self.scales)

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -59,6 +60,8 @@ class Surgeon(ChannelScore):
         readers = [(group, reading(labels, group, student)) for group in labels.groups()]
         readable = [(group, weights) for group, weights in readers if weights]
         names = list(dict.fromkeys(name for _, weights in readable for name in weights))
+        if not names:
+            return []
         rule = self.metric.begun(student, names, task)
         found = []
         for group, weights in readable:
@@ -114,6 +117,8 @@ class Narrow(EditRule):
     step: int = 1
     least: int = 1
     make_up: bool = True
+    within: tuple[str, ...] = ("*",)
+    tries: int = 6
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or self.step < 1 or self.least < 1:
@@ -121,15 +126,60 @@ class Narrow(EditRule):
 
     def decide(self, student: Compressed, task: Task) -> Sequence[Edit]:
         walked = walk(student.base, task.example())
-        labels = walked.labels
-        curves = self.score.curves(student, labels, task)
-        if not curves:
-            raise SelectionError(f"no channel can be cut (operators in the way: {labels.barriers or 'none'})")
+        curves = self._curves(student, walked.labels, task)
         costs = self.cost.measure(student, task)
         shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
-        numbers = allocate(labels, curves, costs, shapes, self.share, self.step, self.least)
-        dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
-        return removal(walked, dead, student.base, task.example()) if dead else []
+
+        def cut_to(share: float) -> tuple[Edit, ...]:
+            numbers = self.numbers(walked.labels, curves, costs, shapes, share)
+            dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
+            return removal(walked, dead, student.base, task.example()) if dead else ()
+
+        return self._corrected(cut_to, student, task)
+
+    def numbers(
+        self,
+        labels: Labels,
+        curves: Sequence[Curve],
+        costs: LayerCosts,
+        shapes: Mapping[str, tuple[int, ...]],
+        share: float,
+    ) -> list[int]:
+        """How many labels of every curve go, at an estimated share of the cost."""
+        return allocate(labels, curves, costs, shapes, share, self.step, self.least)
+
+    def _curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
+        chosen = {
+            label: places
+            for label, places in labels.free.items()
+            if any(fnmatchcase(places[0][0], pattern) for pattern in self.within)
+        }
+        curves = self.score.curves(student, replace(labels, free=chosen), task)
+        if not curves:
+            stops = "; ".join(labels.barriers) or "none"
+            raise SelectionError(
+                f"no group of channels within {', '.join(self.within)} can be cut (in the way: {stops})"
+            )
+        return curves
+
+    def _corrected(
+        self, cut_to: Callable[[float], tuple[Edit, ...]], student: Compressed, task: Task
+    ) -> tuple[Edit, ...]:
+        """The edits whose actual cost is nearest to the share that is wanted."""
+        asked, tried = self.share, list[tuple[float, tuple[Edit, ...]]]()
+        for _ in range(self.tries):
+            edits = cut_to(asked)
+            small = Compressed(student.base).eval()
+            for edit in edits:
+                small.edit(edit)
+            found = self.cost.actual(small.base, student.base, task)
+            if found is None:
+                return edits
+            tried.append((abs(found / self.share - 1), edits))
+            if tried[-1][0] <= self.cost.tolerance:
+                break
+            asked = min(asked * self.share / found, 0.999)
+        return min(tried, key=lambda each: each[0])[1]
 
     @torch.no_grad()
     def values(self, student: Compressed, edits: Sequence[Edit], task: Task) -> Mapping[str, Tensor]:

@@ -1,10 +1,8 @@
 """Block reconstruction: the rounding of all layers of a block, learned together to the block's own output."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,38 +13,20 @@ from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError, naming
 from featherweight.core.scheme import Scheme
+from featherweight.core.site import block_of
 from featherweight.core.stage import BlockProjector
 from featherweight.core.tap import TapSite
 from featherweight.core.task import Batch, Data, Task, call, evaluating, moved, tensors_of
-from featherweight.metrics.hessian import channels_last, probe
+from featherweight.metrics.hessian import probe
+from featherweight.metrics.prefix import channels_last
 from featherweight.metrics.responses import batch_size
 from featherweight.solvers.rounding import Annealing, Rounding
 from featherweight.training.loop import seeded
 from featherweight.training.mixing import Mixed
 
-CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
 
 class _Seen(Exception):
     """The block was reached: the rest of the model need not run."""
-
-
-def block_of(model: nn.Module, name: str, patterns: Sequence[str] = ()) -> str:
-    """The path of the block that a parameter is in: of the outermost module around its layer that matches a pattern.
-
-    Without patterns, of the outermost one whose class the model has several of, and which is no mere container:
-    residual blocks, inverted residuals, transformer layers. Where there is none, its layer is a block by itself.
-    """
-    layer = name.rpartition(".")[0]
-    parts = layer.split(".")
-    around = [".".join(parts[:depth]) for depth in range(1, len(parts))]
-    if patterns:
-        found = [path for path in (*around, layer) if any(fnmatchcase(path, pattern) for pattern in patterns)]
-    else:
-        counts = Counter(type(module) for module in model.modules())
-        modules = {path: model.get_submodule(path) for path in around}
-        found = [p for p, module in modules.items() if counts[type(module)] > 1 and not isinstance(module, CONTAINERS)]
-    return found[0] if found else layer
 
 
 @dataclass(frozen=True)

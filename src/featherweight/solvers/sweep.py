@@ -12,7 +12,8 @@ from featherweight.core.metric import DAMPING, EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.rate import Rate, bits_of
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Projector
-from featherweight.schemes.sparse import Sparse, SparseCode, never_empty
+from featherweight.schemes.sparse import Sparse, SparseCode
+from featherweight.schemes.supports import RunSparseCode
 
 LAZY = 128
 """Columns between two updates of all columns to come; within them only these are kept up to date."""
@@ -94,6 +95,8 @@ class ColumnSweep(Projector):
         if not isinstance(metric, Full):
             raise SchemeError("a column sweep needs the full metric; measure it with InputMoment or Kronecker")
         start = scheme.project(w, metric if scheme.scaled_by_metric else EUCLIDEAN)
+        if not self.price and not isinstance(scheme, Sparse) and _diagonal(metric.hessian):
+            return start  # no column can make up for another
         code = self._swept(scheme, w, metric, start, None)
         if not bool(metric.distance(w, code.decode()) <= metric.distance(w, start.decode())):
             return start
@@ -120,6 +123,11 @@ class ColumnSweep(Projector):
     def _cost(self, code: Code, w: Tensor, metric: Full, bits: Tensor) -> float:
         symbols = _symbols(code).values.flatten().long()
         return float(metric.distance(w, code.decode())) + self.price * float(bits[symbols].sum())
+
+
+def _diagonal(hessian: Tensor) -> bool:
+    """Whether inputs are uncorrelated: an embedding's are."""
+    return bool(hessian.count_nonzero() == hessian.diagonal(dim1=-2, dim2=-1).count_nonzero())
 
 
 def _symbols(code: Code) -> Stream:
@@ -167,15 +175,15 @@ class _Pruning:
 
     def __init__(self, scheme: Sparse, start: SparseCode, w: Tensor) -> None:
         self.scheme, self.start = scheme, start
-        self.run = scheme.amount.run or LAZY
-        if self.run > LAZY:
-            raise SchemeError(f"{scheme.amount} decides on {self.run} columns at once, and the sweep on {LAZY} at most")
+        self.run = scheme.columns(LAZY)
+        if isinstance(start, RunSparseCode) and start.members is not None:
+            raise SchemeError("a sweep keeps the order of columns; take NToM, or project with PermutedNToM itself")
         self.support = torch.zeros(w.flatten(1).shape, dtype=torch.bool, device=w.device)
         self.like = w
 
     def look_ahead(self, values: Tensor, first: int, costs: Tensor) -> None:
         importance = costs.sqrt() * values.abs()
-        self.support[:, first : first + values.shape[1]] = self.scheme.amount.support(importance)
+        self.support[:, first : first + values.shape[1]] = self.scheme.ahead(importance)
 
     def __call__(self, values: Tensor, column: int, costs: Tensor) -> Tensor:
         kept = self.support[:, column]
@@ -186,6 +194,7 @@ class _Pruning:
         return written
 
     def code(self, swept: Tensor) -> Code:
-        support = never_empty(self.support.reshape(swept.shape), swept.abs())
-        values = self.scheme.values.project(swept[support], warm=self.start.values)
-        return SparseCode(tuple(swept.shape), swept.dtype, support, values)
+        entries = self.support.reshape(swept.shape)
+        support = self.start.form(entries).less(entries, swept.abs())
+        values = self.scheme.values.project(swept[support.entries], warm=self.start.values)
+        return support.code(swept.dtype, values)

@@ -85,20 +85,21 @@ def learn(
     if training.epochs and not each:
         raise TaskError(f"the training data of task {task.name!r} holds no batch")
     steps = training.epochs * each
-    targets = stage.schedule.targets(steps) if stage.schemes else {}
+    targets = stage.schedule.targets(steps)
     if start == 0:
-        begin(student, stage, project(targets[0]) if 0 in targets else {})
+        begin(student, stage, project(targets[0]) if 0 in targets and stage.schemes else {})
+    objective = objective.begun(student, task)
     optimizer = _optimizer(student, training)
     reached = max((step for step in targets if step < max(start * each, 1)), default=None)
-    target = 1.0 if reached is None else targets[reached]
+    target = float(bool(stage.schemes)) if reached is None else targets[reached]
     if state is not None:
         optimizer.load_state_dict(state)
     for epoch in range(start, training.epochs):
         student.train()
         with seeded(training.seed, epoch):
             for step, batch in enumerate(data, epoch * each):
-                if step in targets and step > 0:
-                    target = targets[step]
+                target = targets.get(step, target)
+                if step in targets and step > 0 and stage.schemes:
                     advance(student, stage, project, target)
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
@@ -197,4 +198,5 @@ def _step(
     if training.clip is not None:
         nn.utils.clip_grad_norm_(student.parameters(), training.clip)
     optimizer.step()
+    objective.stepped(student, optimizer.param_groups[0]["lr"], target)
     return float(loss.detach())

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
+from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import Learn, Tap, Term
 from featherweight.schemes.mixture import CHUNK, MixtureCode
+from featherweight.schemes.structures import Norm, Structure
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,39 @@ class Pull(Term):
         errors = [(student.parameter(name) - codes[name].decode().detach()).square().sum() for name in pulled]
         share = tap.target if self.rising else 1.0
         return torch.stack(errors).sum() * share / 2 if errors else tap.outputs.new_zeros(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupLasso(Term):
+    """``Σ_l Σ_g ‖w_g‖₂`` over the groups ``g`` of a structure of the weights ``l`` at ``sites``; ``weight`` is λ.
+
+    The l2,1 norm, which draws whole groups to zero: structured sparsity learning takes it over filters, channels and
+    filter shapes (Wen et al. 2016, arXiv 1608.03665, equation 2), group-wise brain damage over columns (Lebedev and
+    Lempitsky 2016, CVPR, section 3). With ``smallest`` below 1 only that share of each weight's groups, those of the
+    least norms, is drawn: the others learn unharmed. The gradient of a group that is zero is zero. Put the groups that
+    it has drawn near to zero onto zero by a threshold of :class:`featherweight.schemes.grouped.GroupSparse`.
+
+    It is of the dense parameters: a weight whose code's own numbers learn (``Learn.DIRECT``) has none that move.
+    """
+
+    structure: Structure
+    sites: Sites = WEIGHTS
+    smallest: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= 1:
+            raise SchemeError(f"a share of {self.smallest} of the groups is not in (0, 1]; 1 draws all of them")
+
+    def __call__(self, tap: Tap) -> Tensor:
+        student = tap.student
+        assert isinstance(student, Compressed)
+        found = select(student.base, self.sites)
+        return torch.stack([self._norms(w).sum() for w in found.values()]).sum() if found else tap.outputs.new_zeros(())
+
+    def _norms(self, w: Tensor) -> Tensor:
+        norms = self.structure.box(w.ndim).reduced(w.abs(), Norm.L2).flatten()
+        drawn = round(self.smallest * len(norms))
+        return norms if self.smallest == 1 else norms.sort().values[:drawn]
 
 
 @dataclass(frozen=True)
