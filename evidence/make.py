@@ -109,7 +109,7 @@ MADE = {
     "resnet20-w4a4": ("cifar10-resnet20", partial(lsq.recipe, bits=4, epochs=8)),
     "resnet20-w2a2": ("cifar10-resnet20", partial(lsq.recipe, bits=2, epochs=50)),
     "resnet56-channels-2.57x": ("cifar10-resnet56", partial(narrow_resnet, ratio=2.57, epochs=26)),
-    "resnet56-channels-3.6x": ("cifar10-resnet56", partial(narrow_resnet, ratio=3.6, epochs=26)),
+    "resnet56-channels-3.6x": ("cifar10-resnet56", partial(narrow_resnet, ratio=3.6, epochs=36)),
     "resnet20-ptq-small": ("cifar10-resnet20", watersic.priced),
     "resnet20-ptq-lossless": ("cifar10-resnet20", watersic.priced),
 }
