@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -106,20 +106,25 @@ class LayerResponses(MetricRule):
 
 
 @dataclass(frozen=True)
-class RectifiedResponses(LayerResponses):
-    """The same, where outputs that a rectifier follows count as it leaves them (Nagel et al. 2020, section 3.5).
-
-    Outputs are those of the student as the stage found it, so that norms may be folded before. A layer is followed by
-    a rectifier where that takes in the very tensor that the layer gives, and nothing in between.
-    """
+class StudentResponses(LayerResponses):
+    """The same, where outputs are those of the student as the stage found it, so that it may have learned before."""
 
     original: Compressed | None = field(default=None, repr=False, compare=False)
 
-    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "RectifiedResponses":
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> Self:
         return replace(self, original=Compressed(student.base).eval())
 
     def _original(self, student: Compressed, task: Task) -> nn.Module:
         return (self.original or Compressed(student.base).eval()).base
+
+
+@dataclass(frozen=True)
+class RectifiedResponses(StudentResponses):
+    """The same, where outputs that a rectifier follows count as it leaves them (Nagel et al. 2020, section 3.5).
+
+    Norms may be folded before. A layer is followed by a rectifier where that takes in the very tensor that the layer
+    gives, and nothing in between.
+    """
 
     def _rectified(self, original: nn.Module, layer: nn.Module, batch: Any) -> bool:
         given: list[Tensor] = []
