@@ -232,6 +232,20 @@ def allocate(
     return state.gone
 
 
+def cost_without(
+    labels: Labels,
+    curves: Sequence[Curve],
+    costs: LayerCosts,
+    shapes: Mapping[str, tuple[int, ...]],
+    gone: Sequence[int],
+) -> float:
+    """What is left of the cost of ``shapes`` when the first ``gone`` labels of every curve have gone."""
+    state = _Narrowing(labels, curves, costs, dict(shapes))
+    for number, count in enumerate(gone):
+        state.make(_Move(number, count, 0.0, 0.0))
+    return state.cost
+
+
 @dataclass(frozen=True)
 class _Move:
     curve: int
