@@ -80,12 +80,12 @@ class LayerResponses(MetricRule):
         batches = list(islice(iter(task.calibration_data()), self.batches))
         sizes = [batch_size(batch) for batch in batches]
         for batch, size in zip(batches, sizes, strict=True):
-            rows = _rows(original, layer, batch)
+            rows = input_rows(original, layer, batch)
             share = max(self.samples * size // max(sum(sizes), 1), 1)
             drawn = torch.randperm(len(rows), generator=generator, device="cpu")[:share]
             theirs.append(rows[drawn.to(rows.device)])
             if self.corrected:
-                rows = _rows(student, student.base.get_submodule(owner), batch)
+                rows = input_rows(student, student.base.get_submodule(owner), batch)
                 ours.append(rows[drawn.to(rows.device)])
         if sum(map(len, theirs)) == 0:
             raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
@@ -151,7 +151,7 @@ def batch_size(batch: Any) -> int:
     return len(first)
 
 
-def _rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
+def input_rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
     """What the layer's weight is multiplied with while the model runs on the batch."""
     found: list[Tensor] = []
     handle = layer.register_forward_pre_hook(lambda module, args: found.append(patches(module, args[0])))
