@@ -30,6 +30,7 @@ from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group
 from featherweight.graph.rewrite import CutGraph
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.fixed_point import FixedPointCode
@@ -66,7 +67,7 @@ KINDS: dict[int, type[Code]] = {
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, SetSizes, Skip)}
+EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, Group, SetSizes, Skip)}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {

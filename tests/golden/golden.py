@@ -26,6 +26,7 @@ from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group, Wiring
 from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
@@ -171,6 +172,18 @@ def cut_graph() -> Compressed:
     return student
 
 
+def grouped() -> Compressed:
+    """A convolution whose groups share an input, and a linear layer whose outputs are in another order."""
+    student = Compressed(nn.Sequential(norm_model(), nn.Linear(8, 6)))
+    parted = Wiring(((0, 3, 6), (1, 2, 7), (4, 5, 6)), (5, 0, 3, 1, 2, 4))
+    student.edit(Group({"0.conv": Wiring(((0,), (0,)))}))
+    with torch.no_grad():
+        student.base[1].weight.copy_(numbers(6, 8))
+        student.base[1].bias.copy_(numbers(6, step=5))
+    student.edit(Group({"1": parted}))
+    return student
+
+
 def skipped() -> Compressed:
     student = Compressed(nn.Sequential(model(), model()))
     student.edit(Skip(("1",)))
@@ -229,6 +242,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut": lambda: users(cut()),
     "cut-with-sizes": lambda: users(cut_with_sizes()),
     "cut-graph": lambda: users(cut_graph()),
+    "grouped": lambda: users(grouped()),
     "skipped": lambda: users(skipped()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
@@ -273,6 +287,8 @@ PLAIN = ("state-plain", "cut-plain")
 def architecture(name: str) -> nn.Module:
     if name == "skipped":
         return nn.Sequential(Golden(), Golden())
+    if name == "grouped":
+        return nn.Sequential(GoldenNorm(), nn.Linear(8, 6))
     return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
 
 
