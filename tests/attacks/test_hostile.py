@@ -68,7 +68,7 @@ REASONS = {
     "sign": "a sign has no settings|is not one that Featherweight writes",
     "quantizer": "no quantizer of activations|is not one that Featherweight writes",
     "scale": "no quantizer of activations",
-    "group": "to be grouped|as the edit says|not there|groups of a layer|what stays|is not one that Featherweight writes",
+    "group": "to be grouped|the edit says|not there|groups of a layer|what stays|not one that Featherweight writes",
     "fold": "norm .* has no name|to fold|two layers|norms 5 channels|is not one that Featherweight writes",
 }
 

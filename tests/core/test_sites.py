@@ -11,8 +11,8 @@ from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.plan import plan
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import (
-    Cubic,
     Condensing,
+    Cubic,
     Decaying,
     Iterative,
     OneShot,
