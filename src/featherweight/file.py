@@ -18,6 +18,7 @@ from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
@@ -71,7 +72,7 @@ EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
-    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer)
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer, RuntimeGate)
 }
 """Name in a file -> class of what activations are sent through."""
 

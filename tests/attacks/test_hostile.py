@@ -69,6 +69,7 @@ REASONS = {
     "quantizer": "no quantizer of activations|is not one that Featherweight writes",
     "scale": "no quantizer of activations",
     "group": "to be grouped|the edit says|not there|groups of a layer|what stays|not one that Featherweight writes",
+    "runtime": "an agent is a row|is not one that Featherweight writes",
     "fold": "norm .* has no name|to fold|two layers|norms 5 channels|is not one that Featherweight writes",
 }
 

@@ -16,6 +16,7 @@ from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
 from featherweight.core.metric import EUCLIDEAN
@@ -229,6 +230,13 @@ def dynamic_tapped() -> Compressed:
     return student
 
 
+def runtime_tapped() -> Compressed:
+    student = Compressed(norm_model())
+    agent = RuntimeGate(numbers(3, 2), numbers(3, step=5) / 3)
+    student.tap([TapSite(Place(Call("conv", Operator.CONVOLVE)), agent)])
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -248,6 +256,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
     "dynamic-tapped": lambda: users(dynamic_tapped()),
+    "runtime-tapped": lambda: users(runtime_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
@@ -289,7 +298,7 @@ def architecture(name: str) -> nn.Module:
         return nn.Sequential(Golden(), Golden())
     if name == "grouped":
         return nn.Sequential(GoldenNorm(), nn.Linear(8, 6))
-    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
+    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph", "runtime")) else Golden()
 
 
 def bytes_of(name: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import torch
@@ -189,9 +190,8 @@ def weights_between(w: Tensor, p: Tensor, q: Tensor) -> Tensor:
     rows = (1 - p).square() * (q.square() @ squares)
     columns = (1 - q).square() * (p.square() @ squares.T)
     of_rows, of_columns = (each.clamp(min=TINY).sqrt().sum() for each in (rows, columns))
-    deviation = w[0].numel() ** -0.5
-    total: Tensor = of_rows / (inputs * outputs**0.5) + of_columns / (outputs * inputs**0.5)
-    return total * groups / (2 * (groups - 1) * deviation)
+    total: Tensor = of_rows / (inputs * sqrt(outputs)) + of_columns / (outputs * sqrt(inputs))
+    return total * (groups / (2 * (groups - 1)) * sqrt(w[0].numel()))
 
 
 def overlap(p: Tensor) -> Tensor:

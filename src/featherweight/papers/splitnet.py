@@ -30,7 +30,7 @@ LAYERS: Mapping[str, Sites] = {
 }
 """What is split, a task: of ResNet-20 the last stage, but for its first block, and the classifier."""
 GROUPS: Mapping[str, int] = {"mnist-lenet300": 5}
-EPOCHS: Mapping[str, tuple[int, int]] = {"mnist-lenet300": (12, 12), "cifar10-resnet20": (10, 20), "digits": (60, 60)}
+EPOCHS: Mapping[str, tuple[int, int]] = {"mnist-lenet300": (6, 6), "cifar10-resnet20": (10, 20), "digits": (60, 60)}
 
 
 def recipe(
@@ -52,7 +52,7 @@ def recipe(
         "learn",
         tap=Memberships(count, where),
         training=Training(first, 1e-3, code_lr=30.0),
-        objective=Objective((TaskLoss(), penalty or SplitPenalty())),
+        objective=Objective((TaskLoss(), penalty or SplitPenalty(between=5.0))),
     )
     half = Float(Width.BFLOAT16)
     stages = (
