@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.memberships import Assigned, Disconnect
+from featherweight.activations.runtime import RuntimeGate, average_macs
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe
+from featherweight.core.tap import Call, Operator, Place
 from featherweight.costs.operations import operations
-from featherweight.papers import condensenet
+from featherweight.graph.groups import Group, GroupLayers
+from featherweight.papers import condensenet, runtime_neural_pruning, splitnet
 from featherweight.run import run
 from featherweight.tasks import find
 
@@ -68,3 +72,33 @@ def test_the_lasso_makes_groups_uneven_in_what_they_read(digits_model: nn.Module
     norms = w.square().reshape(4, 16, 64, -1).sum((1, 3)).sqrt().sort(1, descending=True).values
     share = float(norms[:, :16].sum() / norms.sum())
     assert share > 0.6 if strength else share < 0.5
+
+
+def test_what_is_split_has_little_between_its_groups(digits_model: nn.Module) -> None:
+    recipe = splitnet.recipe("digits", epochs=(15, 1))
+    student = carried_out(digits_model, replace(recipe, stages=recipe.stages[:1]))
+    p, q = (student.sites[Place(Call("fc1", Operator.LINEAR), operand)] for operand in (0, None))
+    assert isinstance(p, Assigned) and isinstance(q, Assigned)
+    assert student.sites[Place(Call("fc2", Operator.LINEAR))] is q
+    w = student.parameter("fc1.weight").detach().square()
+    within = float(w[q.of[:, None] == p.of].sum() / w.sum())
+    drawn = p.of[torch.randperm(len(p.of), generator=torch.Generator().manual_seed(0))]
+    assert within > 0.65 > 0.6 > float(w[q.of[:, None] == drawn].sum() / w.sum())
+    Disconnect().repair(student, student, DIGITS)
+    masked = student(DIGITS.example().args[0])
+    (edit,) = GroupLayers(2, splitnet.LAYERS["digits"]).decide(student, DIGITS)
+    assert isinstance(edit, Group) and edit.layers.keys() == {"fc1", "fc2"}
+    student.edit(edit)
+    torch.testing.assert_close(student(DIGITS.example().args[0]), masked)
+
+
+def test_a_higher_price_computes_less(digits_model: nn.Module) -> None:
+    assert DIGITS.selection is not None
+    macs = []
+    for price in (0.0, 1.0):
+        stages = runtime_neural_pruning.recipe("digits", price=price, rounds=1, epochs=4).stages[:2]
+        student = carried_out(digits_model, Recipe("agents", stages))
+        assert all(isinstance(gate, RuntimeGate) for gate in student.sites.values())
+        macs.append(average_macs(student, DIGITS.selection(), DIGITS.example()))
+    dense = operations(digits_model, DIGITS.example()).macs_dense
+    assert macs[1] < 0.75 * macs[0] and macs[0] < 1.01 * dense
