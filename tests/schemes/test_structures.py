@@ -113,6 +113,8 @@ def test_each_group_of_filters_keeps_the_inputs_of_largest_sum(shape: tuple[int,
 def test_groups_of_filters_are_equal() -> None:
     with pytest.raises(SchemeError, match="no 4 equal groups"):
         GroupSparse(RowFraction(0.5), structure=FilterGroups(4)).project(draw(5, 6, 4))
+    with pytest.raises(SchemeError, match="depthwise"):
+        GroupSparse(RowFraction(0.5), structure=FilterGroups(2)).project(draw(5, 6, 1, 3, 3))
     with pytest.raises(SchemeError, match="0 groups"):
         FilterGroups(0)
 

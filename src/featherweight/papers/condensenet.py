@@ -49,7 +49,8 @@ def recipe(
     """Condense ``sites`` in ``factor − 1`` stages until each of ``groups`` groups reads ``1 / factor`` of the inputs.
 
     A layer's number of filters must be a multiple of ``groups``, 4 where nothing is said; the condensation factor is
-    the number of groups. The network that is saved has ordinary convolutions in groups, behind an index.
+    the number of groups. ``sites`` leave out what reads the image, and depthwise layers. The network
+    that is saved has ordinary convolutions in groups, behind an index.
     """
     count = groups or GROUPS.get(task, 4)
     condensation = factor or count

@@ -153,6 +153,8 @@ class FilterGroups(Structure):
         rest = _rest(self, shape, 2)
         if shape[0] % self.groups:
             raise SchemeError(f"{shape[0]} filters are no {self.groups} equal groups; give a number that divides them")
+        if shape[1] == 1:
+            raise SchemeError("filters that read one input each (a depthwise layer) have none to drop; exclude them")
         return Box((shape[0] // self.groups, 1, *rest))
 
 
