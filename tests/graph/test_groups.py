@@ -164,6 +164,25 @@ def test_codes_of_weights_go_and_those_of_biases_follow() -> None:
 
 
 @torch.no_grad()
+def test_a_layer_that_is_there_twice_is_grouped_at_both_places() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 8)
+    parted(layer.weight)
+    model, x = nn.ModuleDict({"first": layer, "second": layer}), torch.randn(2, 8)
+    before = layer(x)
+    student, scheme = Compressed(model), Uniform(8)
+    student.encode({"first.bias": scheme.project(layer.bias)}, {"first.bias": scheme})
+    (edit,) = GroupLayers(4).decide(student, task_of(model, x))
+    assert isinstance(edit, Group) and edit.layers.keys() == {"first"}
+    student.edit(edit)
+    assert student.base["first"] is student.base["second"]
+    assert torch.equal(student.base["first"].bias, student.codes["first.bias"].decode())
+    torch.testing.assert_close(student.base["first"](x), before, atol=0.01, rtol=0)
+    loaded, _ = file.load(file.encode(student), model)
+    assert torch.equal(loaded.base["second"](x), student.base["first"](x))
+
+
+@torch.no_grad()
 def test_norms_are_folded_before_and_activations_tapped_behind() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8)).double().eval(), torch.randn(2, 6, 4, 4).double()

@@ -140,7 +140,7 @@ def grouped(layer: nn.Conv2d | nn.Linear, wiring: Wiring) -> nn.Module:
 
 @dataclass(frozen=True)
 class Group(Edit):
-    """Layers, by module path, that become grouped ones: ``y_o = b_o + Σ_{i read by the group of o} w_{oi} x_i``.
+    """Layers, by their first path, that become grouped ones: ``y_o = b_o + Σ_{i read by the group of o} w_{oi} x_i``.
 
     What a group does not read is left out, be it zero or not. The layer is torch's own convolution of one group, not
     transposed, or linear layer; the weight of a linear layer in groups has a third dimension, of length 1.
@@ -197,8 +197,9 @@ def groupable(model: nn.Module, path: str) -> nn.Conv2d | nn.Linear | None:
     if layer is None or getattr(layer, "groups", 1) != 1:
         return None
     own = {f"{each}.{leaf}" for each in paths(model, layer) for leaf in ("weight", "bias")}
-    tied = {name for _, names, parameter in parameters(model) if parameter is layer.weight for name in names}
-    return layer if tied <= own else None
+    held = {id(parameter) for parameter in layer.parameters()}
+    names = {name for _, each, parameter in parameters(model) if id(parameter) in held for name in each}
+    return layer if names <= own else None
 
 
 @dataclass(frozen=True)

@@ -89,5 +89,5 @@ def paper() -> Paper:
         ("mnist-lenet5", "cifar10-resnet20", "digits"),
         recipe,
         DEVIATIONS,
-        ("mnist-lenet5",),
+        ("digits",),
     )
