@@ -69,19 +69,32 @@ class Gates:
         """Within the block the student runs with these gates: [count], or [n, count] of one row for each sample."""
         rows = gates if gates.ndim == 2 else gates[None]
 
-        def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-            return lambda module, args: (args[0] * port.factors(rows, args[0]), *args[1:])
-
-        handles = [port.layer.register_forward_pre_hook(hook(port)) for port in self.ports]
-        try:
+        with changed(self.ports, lambda port, x: x * port.factors(rows, x)):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def split(self, values: Tensor) -> list[Tensor | None]:
         """Values of all gates [..., count] as those of every group [..., labels]."""
         return [None if at is None else values[..., at] for at in self.numbers]
+
+
+@contextmanager
+def changed(ports: Sequence[Port], function: Callable[[Port, Tensor], Tensor]) -> Iterator[None]:
+    """Within the block every port's layer takes in what ``function`` makes of its input."""
+
+    def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        return lambda module, args: (function(port, args[0]), *args[1:])
+
+    handles = [port.layer.register_forward_pre_hook(hook(port)) for port in ports]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def channels_last(layer: nn.Module, x: Tensor) -> Tensor:
+    """[..., channels]: what a linear layer or a convolution takes in, its channels behind samples and positions."""
+    return x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
 
 
 def _port(layer: nn.Module, student: Compressed, each: Slices, gates: Tensor) -> Port:
