@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.channels.gates import Gates, Port, batches, changed, channels_last
+from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.task import Task, call, evaluating
 from featherweight.graph.labels import Labels
 
@@ -34,7 +35,7 @@ def watch(gates: Gates, task: Task, count: int, see: See) -> None:
 
 def columns(port: Port, x: Tensor) -> Tensor:
     """[rows, m]: the port's channels of a layer's input, a row for each sample and position."""
-    return channels_last(port.layer, x).flatten(0, -2)[:, port.channels.to(x.device)]
+    return channels_behind(port.layer, x).flatten(0, -2)[:, port.channels.to(x.device)]
 
 
 class Means:
@@ -116,14 +117,10 @@ def moments(student: Compressed, labels: Labels, groups: Groups, task: Task, cou
     """
     found = [_first(student, labels, group) for group in groups]
     sums = [None if each is None else _Sums(each[0].name, each[1]) for each in found]
-    handles = [owner(student, each.name).register_forward_pre_hook(each.see) for each in sums if each is not None]
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, count):
-                call(student, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (owner(student, each.name).register_forward_pre_hook(each.see) for each in sums if each is not None)
+    with hooked(hooks), evaluating(student):
+        for batch in batches(student, task, count):
+            call(student, batch)
     return [None if each is None else each.moments() for each in sums]
 
 

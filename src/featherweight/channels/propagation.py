@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from featherweight.channels.gates import Gates, Port, batches, changed, channels_last
+from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import CONVOLUTIONS
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.tap import FUNCTIONS, Operator
 from featherweight.core.task import Task, call, evaluating
 from featherweight.graph.labels import Labels
@@ -44,17 +45,13 @@ class Propagated(LabelScore):
 def last_layer(student: Compressed, task: Task) -> nn.Module:
     """The linear layer or convolution that is called last."""
     called: list[nn.Module] = []
-    handles = [
+    hooks = (
         module.register_forward_hook(lambda module, args, y: called.append(module))
         for module in student.base.modules()
         if isinstance(module, (nn.Linear, *CONVOLUTIONS))
-    ]
-    try:
-        with evaluating(student), torch.no_grad():
-            task.example().run(student)
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with hooked(hooks), evaluating(student), torch.no_grad():
+        task.example().run(student)
     if not called:
         raise SchemeError("the model calls no linear layer and no convolution, so that it has no final responses")
     return called[-1]
@@ -66,15 +63,11 @@ def responses(student: Compressed, layer: nn.Module, task: Task, count: int) -> 
     rows: list[Tensor] = []
 
     def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-        rows.append(channels_last(module, args[0]).flatten(0, -2).double().cpu())
+        rows.append(channels_behind(module, args[0]).flatten(0, -2).double().cpu())
 
-    handle = layer.register_forward_pre_hook(see)
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, count):
-                call(student, batch)
-    finally:
-        handle.remove()
+    with layer.register_forward_pre_hook(see), evaluating(student):
+        for batch in batches(student, task, count):
+            call(student, batch)
     return torch.cat(rows)
 
 
@@ -106,19 +99,15 @@ def propagated(gates: Gates, last: nn.Module, final: Tensor, task: Task) -> Tens
     weighed: list[Tensor] = []
 
     def value(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = channels_last(module, args[0])
+        x = channels_behind(module, args[0])
         weighed.append((x * final.to(x.device, x.dtype)).sum() / len(x))
 
     def shifted(port: Port, x: Tensor) -> Tensor:
         return x + (port.factors(1 + offsets[None], x) - 1)
 
     with evaluating(gates.student), torch.enable_grad(), changed(gates.ports, shifted):
-        handle = last.register_forward_pre_hook(value)
-        try:
-            with _Absolute():
-                task.example().run(gates.student)
-        finally:
-            handle.remove()
+        with last.register_forward_pre_hook(value), _Absolute():
+            task.example().run(gates.student)
         (importance,) = torch.autograd.grad(weighed[-1], offsets)
     return importance.double().cpu()
 
