@@ -11,6 +11,7 @@ from featherweight.tasks.user import load_task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
     "digits": digits.task,
+    "digits-lstm": digits.lstm,
     "mnist-lenet300": mnist.mnist_lenet300,
     "mnist-lenet5": mnist.mnist_lenet5,
     "fashion-lenet5": mnist.fashion_lenet5,
