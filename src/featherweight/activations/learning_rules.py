@@ -6,7 +6,14 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
-from featherweight.activations.learned import Clipped, HalfWave, MovingRange, QuantizedGradient, ShiftedError, half_wave_step
+from featherweight.activations.learned import (
+    Clipped,
+    HalfWave,
+    MovingRange,
+    QuantizedGradient,
+    ShiftedError,
+    half_wave_step,
+)
 from featherweight.activations.quantizers import Quantizer
 from featherweight.activations.rules import Calibrated, inputs
 from featherweight.core.compressed import Compressed

@@ -59,8 +59,8 @@ class SteppedLSTM(nn.LSTM):
     def _layer(self, number: int, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """The states [steps, batch, width] of one layer for its inputs, and the last hidden and cell state."""
         send = {kind: self.signals.get(f"{kind}_l{number}", _same) for kind in SIGNALS}
-        weights = [getattr(self, f"{name}_l{number}", None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-        inner, outer, *biases = weights
+        inner, outer = getattr(self, f"weight_ih_l{number}"), getattr(self, f"weight_hh_l{number}")
+        biases = [getattr(self, f"{name}_l{number}") if self.bias else None for name in ("bias_ih", "bias_hh")]
         given = F.linear(send["input"](x), inner, biases[0])
         states = []
         for sums in given.unbind(0):
@@ -85,7 +85,7 @@ def steppable(module: nn.Module | None) -> nn.LSTM | None:
 def step(layer: nn.LSTM, signals: Signals) -> None:
     """Let a layer, which is nobody else's, run step by step; what its signals went through before is forgotten."""
     layer.__class__ = SteppedLSTM
-    layer.signals = signals  # type: ignore[assignment]
+    layer.signals = signals
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,8 @@ class Step(Edit):
             if layer is None:
                 raise FormatError(f"the model has no LSTM of one direction at {path!r} that could run step by step")
             for name in given:
-                kind, number = _parse(name)
-                if number >= layer.num_layers:
-                    raise FormatError(f"the LSTM {path!r} has {layer.num_layers} layers, so there is no {kind} {name!r}")
+                if _parse(name) >= layer.num_layers:
+                    raise FormatError(f"the LSTM {path!r} has {layer.num_layers} layers, and so no signal {name!r}")
             step(layer, {name: Quantizer.from_json(list(settings)) for name, settings in given.items()})
 
     def to_json(self) -> dict[str, object]:
@@ -126,9 +125,9 @@ class Step(Edit):
         return cls(signals)
 
 
-def _parse(name: str) -> tuple[str, int]:
-    """``hidden_l1`` -> ``("hidden", 1)``."""
-    found = re.fullmatch(rf"({'|'.join(SIGNALS)})_l(0|[1-9]\d{{0,3}})", name)
+def _parse(name: str) -> int:
+    """The number of the layer that a signal is in: ``hidden_l1`` -> 1."""
+    found = re.fullmatch(rf"(?:{'|'.join(SIGNALS)})_l(0|[1-9]\d{{0,3}})", name)
     if found is None:
         raise FormatError(f"an LSTM has no signal {name!r}; it has {', '.join(SIGNALS)}, as in 'hidden_l0'")
-    return found[1], int(found[2])
+    return int(found[1])

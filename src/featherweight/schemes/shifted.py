@@ -71,7 +71,8 @@ class Shifted(Scheme):
         step = self.unit * 2.0 ** -self.shift(w)
         numbers = w.detach().to(number_type(w.dtype))
         levels = grid.nearest(numbers / step).to(torch.int16)
-        return UniformCode(tuple(w.shape), w.dtype, levels, stored(numbers.new_full((1,), step)), None, grid, PerTensor())
+        scales = stored(numbers.new_full((1,), step))
+        return UniformCode(tuple(w.shape), w.dtype, levels, scales, None, grid, PerTensor())
 
 
 def nearest_power(x: Tensor) -> Tensor:
