@@ -68,15 +68,17 @@ def bit_widths(model: nn.Module, task: Task, drop: float) -> tuple[dict[str, int
     def least(recipe_of: Callable[[int], Recipe]) -> int:
         return least_bits(model, task, recipe_of, drop)
 
-    weights = {name: least(partial(_weight_alone, name)) for name in select(model, WEIGHTS)}
-    return weights, {name: least(partial(_signal_alone, name)) for name in _signals(model)}
+    weights = {name: least(partial(weight_alone, name)) for name in select(model, WEIGHTS)}
+    return weights, {name: least(partial(signal_alone, name)) for name in signals_of(model)}
 
 
-def _weight_alone(name: str, bits: int) -> Recipe:
+def weight_alone(name: str, bits: int) -> Recipe:
+    """One weight to so many bits, without learning."""
     return Recipe("fixed-point-rnn", (_quantized({name: bits}, NONE, None),))
 
 
-def _signal_alone(name: str, bits: int) -> Recipe:
+def signal_alone(name: str, bits: int) -> Recipe:
+    """One signal to so many bits, without learning."""
     return Recipe("fixed-point-rnn", (_quantized(NONE, {name: bits}, None),))
 
 
@@ -90,7 +92,7 @@ def _quantized(weights: Bits, signals: Bits, training: Training | None) -> Stage
     )
 
 
-def _signals(model: nn.Module) -> list[str]:
+def signals_of(model: nn.Module) -> list[str]:
     """What the LSTMs of a model take in and give, by layer."""
     found = {path: steppable(module) for path, module in model.named_modules()}
     layers = {path: layer.num_layers for path, layer in found.items() if layer is not None}
