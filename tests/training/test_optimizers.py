@@ -113,9 +113,9 @@ def test_a_grid_may_be_the_layers_own() -> None:
 
 
 def test_of_a_gradient_only_the_direction_counts() -> None:
-    """To a power of two: steps of a gradient and of 2⁻²⁰ of it are the same, and the largest is about ``lr · unit``."""
+    """To a power of two: steps of a gradient and of 2⁻¹⁴⁰ of it are the same, and the largest is about ``lr · unit``."""
     ends = []
-    for size in (1.0, 2.0**-20):
+    for size in (1.0, 2.0**-140):
         w, still = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(2))
         made = Directions(plain, lambda w: 0.25)([w, still], 8.0)
         w.grad, still.grad = size * torch.tensor([3.0, -1.0, 0.0]), torch.zeros(2)

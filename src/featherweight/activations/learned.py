@@ -251,5 +251,5 @@ class _ShiftedError(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        levels = (g * (ctx.steps / nearest_power(g))).round_().clamp_(1 - ctx.steps, ctx.steps - 1)
+        levels = (g / nearest_power(g)).mul_(ctx.steps).round_().clamp_(1 - ctx.steps, ctx.steps - 1)
         return levels.div_(ctx.steps), None

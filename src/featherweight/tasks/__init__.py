@@ -11,7 +11,6 @@ from featherweight.tasks.user import load_task
 
 BUILT_IN: dict[str, Callable[[], Task]] = {
     "digits": digits.task,
-    "digits-lstm": digits.lstm,
     "mnist-lenet300": mnist.mnist_lenet300,
     "mnist-lenet5": mnist.mnist_lenet5,
     "fashion-lenet5": mnist.fashion_lenet5,
@@ -23,6 +22,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "minilm": minilm.task,
     "shakespeare-lstm": shakespeare.lstm,
     "shakespeare-transformer": shakespeare.transformer,
+    "digits-lstm": digits.lstm,
 }
 """All built-in tasks by name. Making one is cheap: data is read when the task's functions are called."""
 

@@ -110,7 +110,7 @@ class Directions:
     def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         for parameter in parameters_of(optimizer):
             if parameter.grad is not None:
-                parameter.grad.mul_(self.unit(parameter) / nearest_power(parameter.grad))
+                parameter.grad.div_(nearest_power(parameter.grad)).mul_(self.unit(parameter))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
