@@ -113,7 +113,7 @@ def test_a_grid_may_be_the_layers_own() -> None:
 
 
 def test_of_a_gradient_only_the_direction_counts() -> None:
-    """To a power of two: steps of a gradient and of 2⁻¹⁴⁰ of it are the same, and the largest is about ``lr · unit``."""
+    """Steps of a gradient and of 2⁻¹⁴⁰ of it are the same, and the largest is about ``lr · unit``."""
     ends = []
     for size in (1.0, 2.0**-140):
         w, still = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(2))
