@@ -24,10 +24,12 @@ from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.core.task import Example
 from featherweight.graph.attributes import SetSizes
+from featherweight.graph.biases import Unbias
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
 from featherweight.graph.groups import Group, Wiring
+from featherweight.graph.recurrent import Step
 from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
@@ -191,6 +193,26 @@ def skipped() -> Compressed:
     return student
 
 
+def unbiased() -> Compressed:
+    student = Compressed(model())
+    student.edit(Unbias(("layer",)))
+    return student
+
+
+def recurrent_model() -> nn.LSTM:
+    made = nn.LSTM(3, 2, 2)
+    with torch.no_grad():
+        for number, tensor in enumerate(made.parameters()):
+            tensor.copy_(numbers(*tensor.shape, step=2 * number + 3))
+    return made
+
+
+def stepped() -> Compressed:
+    student = Compressed(recurrent_model())
+    student.edit(Step({"": {"hidden_l0": (3, -4, 0.25), "gates_l1": (2, 0, 0.1)}}))
+    return student
+
+
 def tapped() -> Compressed:
     """A folded norm, a code that followed, and functions of every class at places of every form."""
     made = norm_model()
@@ -252,6 +274,8 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut-graph": lambda: users(cut_graph()),
     "grouped": lambda: users(grouped()),
     "skipped": lambda: users(skipped()),
+    "unbiased": lambda: users(unbiased()),
+    "stepped": lambda: users(stepped()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
@@ -298,6 +322,8 @@ def architecture(name: str) -> nn.Module:
         return nn.Sequential(Golden(), Golden())
     if name == "grouped":
         return nn.Sequential(GoldenNorm(), nn.Linear(8, 6))
+    if name == "stepped":
+        return nn.LSTM(3, 2, 2)
     return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph", "runtime")) else Golden()
 
 

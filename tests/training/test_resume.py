@@ -23,7 +23,14 @@ from featherweight.activations.dropping import QuantizationDrop
 from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.fixed_point import LimitedPrecisions
 from featherweight.activations.gates import Gate
-from featherweight.activations.learning_rules import ClippingDecay, Clippings, MovingRanges, WithGradients
+from featherweight.activations.learning_rules import (
+    ClippingDecay,
+    Clippings,
+    MovingRanges,
+    SignedUnits,
+    WithErrors,
+    WithGradients,
+)
 from featherweight.activations.logarithmic import LogActivations
 from featherweight.activations.memberships import Disconnect, Memberships, SplitPenalty
 from featherweight.activations.quantizers import Sign
@@ -63,6 +70,7 @@ from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import incremental
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian
+from featherweight.schemes.shifted import Shifted
 from featherweight.schemes.sparse import Dropping, Fraction, Gradient, Magnitude, Sparse, Surgery
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
@@ -70,6 +78,7 @@ from featherweight.training.loop import Progress
 from featherweight.training.objectives import TaskLoss, distillation
 from featherweight.training.optimizers import Clipped, OnGrid
 from featherweight.training.penalties import Gamma, MixturePrior, Pull
+from featherweight.training.states import QuantizedState
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 6, generator=GENERATOR)
@@ -210,6 +219,13 @@ RECIPES = {
     ),
     "limited precision": Recipe(
         "limited", (stage("round", FixedPoint(4, 6), Learn.FREE, tap=LimitedPrecisions(grid=FixedPoint(5, 6))),)
+    ),
+    "integers": Recipe(
+        "integers", (stage("learn", Shifted(2), Learn.LATENT, tap=WithErrors(SignedUnits(wider={"first": 4.0}))),)
+    ),
+    "moments in eight bits": Recipe(
+        "moments",
+        (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": QuantizedState(adam, smallest=8, block=7)}),),
     ),
     "logarithmic": Recipe("log", (stage("powers", Uniform(4), Learn.LATENT, tap=LogActivations(gradients=5)),)),
     "dynamic ranges": Recipe("dynamic", (stage("quantize", Uniform(4), Learn.LATENT, tap=DynamicRanges()),)),
