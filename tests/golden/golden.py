@@ -16,6 +16,7 @@ from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
 from featherweight.core.metric import EUCLIDEAN
@@ -27,6 +28,7 @@ from featherweight.graph.biases import Unbias
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group, Wiring
 from featherweight.graph.recurrent import Step
 from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
@@ -173,6 +175,18 @@ def cut_graph() -> Compressed:
     return student
 
 
+def grouped() -> Compressed:
+    """A convolution whose groups share an input, and a linear layer whose outputs are in another order."""
+    student = Compressed(nn.Sequential(norm_model(), nn.Linear(8, 6)))
+    parted = Wiring(((0, 3, 6), (1, 2, 7), (4, 5, 6)), (5, 0, 3, 1, 2, 4))
+    student.edit(Group({"0.conv": Wiring(((0,), (0,)))}))
+    with torch.no_grad():
+        student.base[1].weight.copy_(numbers(6, 8))
+        student.base[1].bias.copy_(numbers(6, step=5))
+    student.edit(Group({"1": parted}))
+    return student
+
+
 def skipped() -> Compressed:
     student = Compressed(nn.Sequential(model(), model()))
     student.edit(Skip(("1",)))
@@ -238,6 +252,13 @@ def dynamic_tapped() -> Compressed:
     return student
 
 
+def runtime_tapped() -> Compressed:
+    student = Compressed(norm_model())
+    agent = RuntimeGate(numbers(3, 2), numbers(3, step=5) / 3)
+    student.tap([TapSite(Place(Call("conv", Operator.CONVOLVE)), agent)])
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -251,6 +272,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut": lambda: users(cut()),
     "cut-with-sizes": lambda: users(cut_with_sizes()),
     "cut-graph": lambda: users(cut_graph()),
+    "grouped": lambda: users(grouped()),
     "skipped": lambda: users(skipped()),
     "unbiased": lambda: users(unbiased()),
     "stepped": lambda: users(stepped()),
@@ -258,6 +280,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
     "dynamic-tapped": lambda: users(dynamic_tapped()),
+    "runtime-tapped": lambda: users(runtime_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
@@ -297,9 +320,11 @@ PLAIN = ("state-plain", "cut-plain")
 def architecture(name: str) -> nn.Module:
     if name == "skipped":
         return nn.Sequential(Golden(), Golden())
+    if name == "grouped":
+        return nn.Sequential(GoldenNorm(), nn.Linear(8, 6))
     if name == "stepped":
         return nn.LSTM(3, 2, 2)
-    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
+    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph", "runtime")) else Golden()
 
 
 def bytes_of(name: str) -> bytes:

@@ -32,12 +32,15 @@ from featherweight.activations.learning_rules import (
     WithGradients,
 )
 from featherweight.activations.logarithmic import LogActivations
+from featherweight.activations.memberships import Disconnect, Memberships, SplitPenalty
 from featherweight.activations.quantizers import Sign
 from featherweight.activations.rules import Calibrated, LearnedSteps
 from featherweight.checkpoint import FILE, TAPPED, _digest
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import DataError, FormatError
+from featherweight.core.site import Sites
 from featherweight.core.stage import (
+    Condensing,
     Cubic,
     Decaying,
     Homotopy,
@@ -55,6 +58,7 @@ from featherweight.core.stage import (
 )
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.core.task import Example, Task
+from featherweight.graph.groups import GroupLayers
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.binary import Binary
@@ -132,6 +136,20 @@ RECIPES = {
     "dropping": Recipe(
         "dropping",
         (stage("drop", Sparse(Dropping(0.6), gradient=Gradient.RESTING), Learn.LATENT, schedule=Iterative(6)),),
+    ),
+    "condensing": Recipe("c", (stage("drop", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Condensing(2)),)),
+    "memberships": Recipe(
+        "split",
+        (
+            Stage(
+                "learn",
+                tap=Memberships(2, Sites(("first.weight",))),
+                training=Training(EPOCHS, 1e-2, code_lr=10.0),
+                objective=Objective((TaskLoss(), SplitPenalty())),
+            ),
+            Stage("disconnect", repairs=(Disconnect(),)),
+            Stage("split", edit=GroupLayers(2), training=Training(EPOCHS, 1e-2, seed=1)),
+        ),
     ),
     "late start": Recipe(
         "late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)

@@ -102,11 +102,8 @@ def _uses(module: nn.Module, given: Tensor, output: Any) -> tuple[int, list[Tens
         out = output[0]
         return prod(out.shape[:-1]), [w for name, w in module.named_parameters() if name.startswith("weight")]
     weight = module.get_parameter("weight")
-    if isinstance(module, nn.Linear):
-        return prod(output.shape[:-1]), [weight]
-    spatial = weight.ndim - 2
     field = given if isinstance(module, TRANSPOSED) else output
-    return prod(field.shape[-spatial:]) * (field.shape[0] if field.ndim == weight.ndim else 1), [weight]
+    return field.numel() // max(len(weight), 1), [weight]
 
 
 def _batch(example: Example) -> int:
