@@ -88,13 +88,18 @@ class IntegerProgram:
                 del values[done]
         return self.units[self.output].real(values[self.output]).to(self.dtype)
 
-    @torch.no_grad()
     def values(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The integers of every step, by its name; :attr:`units` says what they mean."""
+        found = self.results(*inputs)
+        return {name: found[name] for name in self.units}
+
+    @torch.no_grad()
+    def results(self, *inputs: Tensor) -> dict[str, Any]:
+        """What is given for every input and comes of every step, sizes too, by its name."""
         values: dict[str, Any] = {}
         for name, value in self._run(inputs, values):
             values[name] = value
-        return {name: values[name] for name in self.units}
+        return values
 
     def _run(self, inputs: Sequence[Tensor], values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if len(inputs) != len(self.inputs):
