@@ -50,7 +50,9 @@ def share(buffers: Sequence[Lifetime]) -> Arena:
 def at_least(buffers: Sequence[Lifetime]) -> int:
     """The bytes that are needed at the fullest step: no arena is smaller."""
     steps = {each.first for each in buffers}
-    return max((sum(_aligned(each.bytes) for each in buffers if each.first <= s <= each.last) for s in steps), default=0)
+    return max(
+        (sum(_aligned(each.bytes) for each in buffers if each.first <= s <= each.last) for s in steps), default=0
+    )
 
 
 def _meet(buffers: Sequence[Lifetime], k: int, other: int) -> bool:

@@ -26,7 +26,9 @@ from featherweight.engines.program import reason_of
 from featherweight.graph.lower import integer_program
 
 FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared")
-HEADER = re.compile(r"^ \* (?:input (?P<name>\w+)|output): (?P<shape>\d+(?:x\d+)*) of (?P<bits>8|32) bits$", re.MULTILINE)
+HEADER = re.compile(
+    r"^ \* (?:input (?P<name>\w+)|output): (?P<shape>\d+(?:x\d+)*) of (?P<bits>8|32) bits$", re.MULTILINE
+)
 MOST = 1_000_000_000
 """Entries of a tensor that a file may speak of."""
 
@@ -52,15 +54,15 @@ class C(Engine):
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
         if not isinstance(model, Compressed):
             raise EngineError(
-                "C runs on integers alone, and this is a float model; quantize weights and activations (--recipe int8), "
-                "or export it for ONNX Runtime (.onnx)"
+                "C runs on integers alone, and this is a float model; quantize weights and activations (recipe int8), or "
+                "export it for ONNX Runtime (.onnx)"
             )
         try:
             program = integer_program(model, example)
         except SelectionError as error:
             raise EngineError(
-                f"C runs on integers alone: {error}; a recipe that quantizes weights and activations is int8, and .onnx "
-                "files take the rest"
+                f"C runs on integers alone: {error}; a recipe that quantizes weights and activations is int8, and "
+                ".onnx files take the rest"
             ) from error
         return Exported(path, file.save(path, c_source(program, example).text.encode()), True)
 
@@ -77,7 +79,7 @@ class C(Engine):
             raise EngineError(f"C cannot open {path} (it does not tell its inputs and output); export it anew")
         if any(prod(each.shape) > MOST for each in tensors):
             raise EngineError(f"C cannot open {path} (it tells of more than {MOST:,} numbers); export it anew")
-        return _Runner(_compiled(path), tensors[:-1], tensors[-1])
+        return _Runner(compiled(path, FLAGS), tensors[:-1], tensors[-1])
 
     def version(self) -> str:
         done = subprocess.run([*compiler(), "--version"], capture_output=True, text=True, check=False)
@@ -89,30 +91,26 @@ def compiler() -> list[str]:
     command = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(command[0]) is None:
         raise EngineError(
-            f"there is no C compiler {command[0]!r} here to run C with; install one, such as gcc or clang, or name it in $CC"
+            f"there is no C compiler {command[0]!r} here to run C with; install one (gcc, clang), or name one in $CC"
         )
     return command
 
 
-def compile_shared(source: Path, library: Path, flags: Sequence[str] = FLAGS) -> None:
-    """Compile a file to a shared library; ``EngineError`` with the compiler's first complaints."""
-    done = subprocess.run(
-        [*compiler(), *flags, "-o", str(library), str(source)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise EngineError(f"{' '.join(compiler())}: {' '.join(done.stderr.split())[:500]}")
+def compiled(path: Path, flags: Sequence[str]) -> ctypes.CDLL:
+    """A file as a library of this process; ``EngineError`` with the compiler's first complaints.
 
-
-def _compiled(path: Path) -> ctypes.CDLL:
-    """A library is read when it is loaded, so that its file need not stay, whatever becomes of this process."""
+    The library's own file goes at once: what is loaded stays, and this process may be ended at any time.
+    """
     with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
         library = Path(folder) / "network.so"
+        command = [*compiler(), *flags, "-o", str(library), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EngineError(f"C cannot open {path} ({' '.join(done.stderr.split())[:500]}); export it anew")
         try:
-            compile_shared(path, library)
-            loaded = ctypes.CDLL(str(library))
-        except (EngineError, OSError) as error:
+            return ctypes.CDLL(str(library))
+        except OSError as error:
             raise EngineError(f"C cannot open {path} ({reason_of(error)}); export it anew") from error
-    return loaded
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ class _Runner(Runner):
             self.quantize = [library[f"network_quantize_{each.name}"] for each in inputs]
             self.network, self.dequantize = library["network_run"], library["network_dequantize"]
         except AttributeError as error:
-            raise EngineError(f"the compiled network is not whole ({error}); export it anew") from error
+            raise EngineError(f"C cannot open a network that is not whole ({error}); export it anew") from error
 
     def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
         count = len(inputs[0]) if inputs and inputs[0].ndim else 0

@@ -8,7 +8,7 @@ a kernel wants them in a row.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from math import prod
@@ -141,7 +141,8 @@ class _Writer:
         self.program, self.results = program, results
         self.users: dict[str, list[Step]] = {}
         for step in program.steps:
-            map_arg((step.args, dict(step.kwargs)), lambda node, step=step: self.users.setdefault(node.name, []).append(step))
+            for name in step.reads:
+                self.users.setdefault(name, []).append(step)
         self.values = {name: Value.new(results[name].shape, False, name) for name in program.inputs}
         self.inputs = {name: value.buffer for name, value in self.values.items()}
         self.quantizers: dict[str, Quantize] = {}
@@ -180,8 +181,9 @@ class _Writer:
         plane = compute.weight.ndim - 2
         if plane > 2:
             raise _refusal(step, "it runs over three dimensions; use two")
-        x, y = self._in_a_row(self._value(step)), self._result(step)
-        stride, padding, dilation, groups = (*compute.settings, *(1, 0, 1, 1)[len(compute.settings) :])
+        x, y = self._in_a_row(step, self._value(step)), self._result(step)
+        given = list(compute.settings)
+        stride, padding, dilation, groups = given + [1, 0, 1, 1][len(given) :]
         taps, steps, gaps = compute.weight.shape[2:], _pair(stride, plane), _pair(dilation, plane)
         if padding == "valid":
             before = [0] * plane
@@ -193,14 +195,14 @@ class _Writer:
         bits, weight = self._pack(step, compute.weight)
         table = self._table(
             "convolution", step, weight=weight, channels=self._channels(step, finish),
-            inputs=self.results[_operand(step)].shape[1], outputs=len(compute.weight), groups=groups,
+            inputs=self._shape(step)[1], outputs=len(compute.weight), groups=groups,
             zero=compute.zero, wide=int(finish.wide),
-            over=_window(self.results[_operand(step)].shape, y.shape, taps, steps, before, gaps, plane),
+            over=_window(self._shape(step), y.shape, taps, steps, before, gaps, plane),
         )  # fmt: skip
         self._call(f"convolve{bits}", table, [x], finish, y.shape)
 
     def _multiply(self, step: Step, compute: WeightedSum) -> None:
-        x, y = self._in_a_row(self._value(step)), self._result(step)
+        x, y = self._in_a_row(step, self._value(step)), self._result(step)
         outputs, inputs = compute.weight.shape
         finish = self._finish(step, outputs, compute.bias)
         bits, weight = self._pack(step, compute.weight)
@@ -214,7 +216,7 @@ class _Writer:
         compute, y = step.compute, self._result(step)
         assert isinstance(compute, Add)
         operands = [self.values[node.name] for node in step.args]
-        given = [self._in_a_row(replace(x, layout=x.layout.expand(y.shape))) for x in operands]
+        given = [self._in_a_row(step, replace(x, layout=x.layout.expand(y.shape))) for x in operands]
         finish = self._finish(step)
         table = self._table(
             "addition", step, to=finish.channels[0], size=y.numel(), left=1 << LEFT_SHIFT, wide=int(finish.wide),
@@ -226,7 +228,11 @@ class _Writer:
     def total(self, step: Step) -> None:
         compute, y = step.compute, self._result(step)
         assert isinstance(compute, Sum) and isinstance(compute.over, partial)
-        x, settings, shape = self._in_a_row(self._value(step)), compute.over.keywords, self.results[_operand(step)].shape
+        x, settings, shape = (
+            self._in_a_row(step, self._value(step)),
+            compute.over.keywords,
+            self._shape(step),
+        )
         if compute.over.func is torch.sum:
             axes = settings["dim"]
             if axes != list(range(axes[0], axes[-1] + 1)):
@@ -247,8 +253,9 @@ class _Writer:
 
     def largest(self, step: Step) -> None:
         value, y = self._value(step), self._result(step)
-        x, shape = self._in_a_row(value), self.results[_operand(step)].shape
-        taps, stride, padding, dilation = (*step.args[1:5], *((), 0, 1)[len(step.args[1:5]) - 1 :])
+        x, shape = self._in_a_row(step, value), self._shape(step)
+        given = list(step.args[1:5])
+        taps, stride, padding, dilation = given + [None, (), 0, 1][len(given) :]
         over = _window(
             shape, y.shape, _pair(taps, 2), _pair(stride or taps, 2), _pair(padding, 2), _pair(dilation, 2), 2
         )
@@ -260,7 +267,7 @@ class _Writer:
         self.values[step.name] = result
 
     def requantize(self, step: Step) -> None:
-        compute, x, y = step.compute, self._in_a_row(self._value(step)), self._result(step)
+        compute, x, y = step.compute, self._in_a_row(step, self._value(step)), self._result(step)
         assert isinstance(compute, Requantize)
         shape = compute.multiplier.mantissas.shape
         channels = _become(compute, [], prod(shape))
@@ -272,7 +279,7 @@ class _Writer:
         self._call("requantize", table, [x], finish, y.shape)
 
     def clamp(self, step: Step) -> None:
-        compute, x, y = step.compute, self._in_a_row(self._value(step)), self._result(step)
+        compute, x, y = step.compute, self._in_a_row(step, self._value(step)), self._result(step)
         assert isinstance(compute, Clamp)
         rows = list(zip(compute.low.flatten().tolist(), compute.high.flatten().tolist(), strict=True))
         bounds = self._array("int32_t", step, "bounds", map(_initializer, rows), "[2]")
@@ -289,7 +296,8 @@ class _Writer:
         axis = (rest[0] if rest else 0) % y.ndim
         parts = [self.values[node.name] for node in nodes]
         result = Value.new(y.shape, parts[0].buffer.wide)
-        for part, place in zip(parts, result.layout.split([p.layout.shape[axis] for p in parts], axis), strict=True):
+        places = torch.split(result.layout, [part.layout.shape[axis] for part in parts], axis)
+        for part, place in zip(parts, places, strict=True):
             self._move(step, part, replace(result, layout=place))
         self.values[step.name] = result
 
@@ -315,9 +323,8 @@ class _Writer:
             self.values[step.name] = x
             return
         if moved.untyped_storage().data_ptr() != x.layout.untyped_storage().data_ptr():
-            whole = Value.new(x.layout.shape, x.buffer.wide)
-            self._move(step, x, whole)
-            x, moved = replace(whole, given=x.given), self._moved(step, whole.layout)
+            x = self._gathered(step, x)
+            moved = self._moved(step, x.layout)
         self.values[step.name] = replace(x, layout=moved)
 
     def _moved(self, step: Step, layout: Tensor) -> Tensor:
@@ -330,24 +337,29 @@ class _Writer:
     def _value(self, step: Step) -> Value:
         return self.values[_operand(step)]
 
+    def _shape(self, step: Step) -> Sequence[int]:
+        """Of the operand."""
+        shape: Sequence[int] = self.results[_operand(step)].shape
+        return shape
+
     def _result(self, step: Step) -> Tensor:
         found: Tensor = self.results[step.name]
         return found
 
-    def _in_a_row(self, x: Value) -> Buffer:
-        if x.in_a_row:
-            return x.buffer
-        whole = Value.new(x.layout.shape, x.buffer.wide)
-        self._move(None, x, whole)
-        return whole.buffer
+    def _in_a_row(self, step: Step, x: Value) -> Buffer:
+        return x.buffer if x.in_a_row else self._gathered(step, x).buffer
 
-    def _move(self, step: Step | None, x: Value, to: Value) -> None:
+    def _gathered(self, step: Step, x: Value) -> Value:
+        whole = Value.new(x.layout.shape, x.buffer.wide, x.given)
+        self._move(step, x, whole)
+        return whole
+
+    def _move(self, step: Step, x: Value, to: Value) -> None:
         sizes, strides = _merged(x.layout.shape, x.layout.stride(), to.layout.stride())
         if len(sizes) > DIMENSIONS:
-            raise EngineError(
-                f"{'an operand' if step is None else _name(step)} lies in memory in an order of {len(sizes)} dimensions, "
-                f"and C moves entries along {DIMENSIONS}; reshape to fewer dimensions before it is permuted"
-            )  # fmt: skip
+            raise _refusal(
+                step, f"entries lie in an order of {len(sizes)} dimensions, and {DIMENSIONS} is the most; permute fewer"
+            )
         missing = DIMENSIONS - len(sizes)
         table = self._table(
             "moving", step, sizes=[1] * missing + sizes, **{"from": [0] * missing + [a for a, _ in strides]},
@@ -389,7 +401,8 @@ class _Writer:
         key = bits, packed.tobytes()
         if key not in self.packed:
             entries = packed.view("int8") if bits == 8 else packed
-            self.packed[key] = self._array("int8_t" if bits == 8 else "uint8_t", step, "weight", map(str, entries.tolist()))
+            kind = "int8_t" if bits == 8 else "uint8_t"
+            self.packed[key] = self._array(kind, step, "weight", map(str, entries.tolist()))
             self.weights += len(packed)
         return bits, self.packed[key]
 
@@ -403,26 +416,27 @@ class _Writer:
         self.tables.append(f"static const {kind} {name}[{len(found)}]{each} = {{\n{_lines(found)}\n}};")
         return name
 
-    def _table(self, kind: str, step: Step | None, **fields: Any) -> str:
+    def _table(self, kind: str, step: Step, **fields: Any) -> str:
         name = self._label(step)
         entries = [f".{key} = {_initializer(value)}" for key, value in fields.items()]
         self.tables.append(f"static const struct {kind} {name} = {{\n{_lines(entries)}\n}};")
         return name
 
-    def _label(self, step: Step | None) -> str:
+    def _label(self, step: Step) -> str:
         """A name that is no other's, and that nothing but letters, digits and underscores get into."""
-        return f"t{len(self.tables)}" + (f"_{_identifier(step.module or step.name)}" if step is not None else "")
+        return f"t{len(self.tables)}_{_identifier(step.module or step.name)}"
 
     # The file
 
     def _output(self) -> Buffer:
         """The output's buffer, which is the caller's: what is an input's, or not in a row, is moved there."""
         value = self.values[self.program.output]
-        if value.in_a_row and value.layout.numel() == value.buffer.size and value.buffer not in self.inputs.values():
+        whole = value.in_a_row and value.layout.numel() == value.buffer.size
+        if whole and value.buffer not in self.inputs.values():
             return value.buffer
-        whole = Value.new(value.layout.shape, value.buffer.wide)
-        self._move(None, value, whole)
-        return whole.buffer
+        return self._gathered(
+            next(each for each in self.program.steps if each.name == self.program.output), value
+        ).buffer
 
     def _place(self, output: Buffer) -> int:
         """Give every buffer its place; the bytes of the arena."""
@@ -492,13 +506,16 @@ class _Writer:
         units = self.program.units[self.program.output]
         scales = [repr(scale) for scale in units.scale.flatten().tolist()]
         inner = _inner(units.scale.shape, self._result_of_output().shape)
+        table = f"    static const double scales[{len(scales)}] = {{\n{_lines(scales, 8)}\n    }};"
+        one = len(scales) == 1
+        scale = scales[0] if one else f"scales[i / {inner} % {len(scales)}]"
         return "\n".join([
             prototype,
             "{",
-            f"    static const double scales[{len(scales)}] = {{\n{_lines(scales, 8)}\n    }};",
+            *([] if one else [table]),
             "    int32_t i;",
             f"    for (i = 0; i < {output.size}; i++)",
-            f"        y[i] = (float)(((double)q[i] - {units.zero}) * scales[i / {inner} % {len(scales)}]);",
+            f"        y[i] = (float)(((double)q[i] - {units.zero}) * {scale});",
             "}",
         ])  # fmt: skip
 
@@ -562,9 +579,7 @@ def _window(
     return [n for k, pair in enumerate(pairs) for n in ([0 if k == 4 else 1] * (2 - plane) + list(pair))]
 
 
-def _merged(
-    sizes: Sequence[int], given: Sequence[int], made: Sequence[int]
-) -> tuple[list[int], list[tuple[int, int]]]:
+def _merged(sizes: Sequence[int], given: Sequence[int], made: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
     """Sizes, and pairs of strides, of the fewest dimensions that run over the same entries in the same order."""
     kept: list[int] = []
     strides: list[tuple[int, int]] = []

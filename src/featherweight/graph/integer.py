@@ -57,6 +57,13 @@ class Step:
     units: Units | None
     """``None`` for sizes, and for inputs before they are quantized."""
 
+    @property
+    def reads(self) -> list[str]:
+        """Names of the inputs and earlier steps that it takes, as often as it takes them."""
+        found: list[str] = []
+        map_arg((self.args, dict(self.kwargs)), lambda node: found.append(node.name))
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerProgram:
@@ -79,7 +86,7 @@ class IntegerProgram:
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The model's output: the last integers as numbers."""
-        last = {name: number for number, step in enumerate(self.steps) for name in _names(step)}
+        last = {name: number for number, step in enumerate(self.steps) for name in step.reads}
         last[self.output] = len(self.steps)
         values: dict[str, Any] = {}
         for number, (name, value) in enumerate(self._run(inputs, values)):
@@ -113,12 +120,6 @@ class IntegerProgram:
         for step in self.steps:
             args, kwargs = map_arg((step.args, dict(step.kwargs)), lambda node: values[node.name])
             yield step.name, step.compute(*args, **kwargs)
-
-
-def _names(step: Step) -> list[str]:
-    found: list[str] = []
-    map_arg((step.args, dict(step.kwargs)), lambda node: found.append(node.name))
-    return found
 
 
 def int32(x: Tensor) -> Tensor:
