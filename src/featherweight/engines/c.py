@@ -54,8 +54,8 @@ class C(Engine):
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
         if not isinstance(model, Compressed):
             raise EngineError(
-                "C runs on integers alone, and this is a float model; quantize weights and activations (recipe int8), or "
-                "export it for ONNX Runtime (.onnx)"
+                "C runs on integers alone, and this is a float model; quantize weights and activations (recipe int8), "
+                "or export it for ONNX Runtime (.onnx)"
             )
         try:
             program = integer_program(model, example)
