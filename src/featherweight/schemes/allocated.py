@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from math import log2
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from featherweight.core.code import Code
@@ -136,7 +135,11 @@ class WithinNoise(Allocated):
 
 
 def rounding_noise(code: UniformCode, w: Tensor, metric: Metric) -> float:
-    """``Σ d s²/12``: the mean of ``Σ d (Δw)²`` over errors that are uniform over a step, in a diagonal metric."""
+    """``Σ d s²/12``: the mean of ``Σ d (Δw)²`` over errors that are uniform over a step, in a diagonal metric.
+
+    Weights that are zero are levels of every symmetric grid, and have no error.
+    """
     weights = metric.weights(w)
-    each = blocks(torch.ones_like(w) if weights is None else weights.to(w.device), code.granularity).double().sum(1)
-    return float((each * code.scales.decode().double().square()).sum() / 12)
+    costs = (w != 0).double() if weights is None else (w != 0) * weights.double().to(w.device)
+    steps = code.scales.decode().double()
+    return float((blocks(costs, code.granularity).sum(1) * steps.square()).sum() / 12)
