@@ -228,11 +228,7 @@ class _Writer:
     def total(self, step: Step) -> None:
         compute, y = step.compute, self._result(step)
         assert isinstance(compute, Sum) and isinstance(compute.over, partial)
-        x, settings, shape = (
-            self._in_a_row(step, self._value(step)),
-            compute.over.keywords,
-            self._shape(step),
-        )
+        x, shape, settings = self._in_a_row(step, self._value(step)), self._shape(step), compute.over.keywords
         if compute.over.func is torch.sum:
             axes = settings["dim"]
             if axes != list(range(axes[0], axes[-1] + 1)):
@@ -434,9 +430,8 @@ class _Writer:
         whole = value.in_a_row and value.layout.numel() == value.buffer.size
         if whole and value.buffer not in self.inputs.values():
             return value.buffer
-        return self._gathered(
-            next(each for each in self.program.steps if each.name == self.program.output), value
-        ).buffer
+        last = next(step for step in self.program.steps if step.name == self.program.output)
+        return self._gathered(last, value).buffer
 
     def _place(self, output: Buffer) -> int:
         """Give every buffer its place; the bytes of the arena."""
@@ -459,7 +454,7 @@ class _Writer:
         if len(set(names)) < len(names):
             raise EngineError(f"inputs called {', '.join(self.inputs)} have one name in C; rename them in forward")
         shapes = [_shape(self.results[name].shape) for name in self.inputs]
-        last = _shape(self._result_of_output().shape)
+        last = _shape(self.results[self.program.output].shape)
         kind = "int32_t" if output.wide else "uint8_t"
         run = f"void network_run({''.join(f'const uint8_t *q_{name}, ' for name in names)}{kind} *output)"
         quantizers = [
@@ -498,14 +493,10 @@ class _Writer:
         own = "\n\n".join([*self.tables, "\n".join(body), *tail])
         return "\n".join([*head, "", *_kernels(own), own, ""])
 
-    def _result_of_output(self) -> Tensor:
-        found: Tensor = self.results[self.program.output]
-        return found
-
     def _dequantizer(self, prototype: str, output: Buffer) -> str:
         units = self.program.units[self.program.output]
         scales = [repr(scale) for scale in units.scale.flatten().tolist()]
-        inner = _inner(units.scale.shape, self._result_of_output().shape)
+        inner = _inner(units.scale.shape, self.results[self.program.output].shape)
         table = f"    static const double scales[{len(scales)}] = {{\n{_lines(scales, 8)}\n    }};"
         one = len(scales) == 1
         scale = scales[0] if one else f"scales[i / {inner} % {len(scales)}]"
