@@ -3,14 +3,16 @@
     python benchmarks/noise.py [TASK ...] [--samples 1000] [--json FILE]
 
 Gains and ranges are taken from calibration data; noise is measured on the first evaluation samples, against the float
-model with its norms folded. All in dB of signal over noise, ``E‖f‖² / E‖Δf‖²``. ``chosen`` are the bits that the recipe
-``finite-precision-error-analysis`` takes for a wanted ratio, and what they give. Needs the data.
+model with its norms folded. All in dB of signal over noise, ``E‖f‖² / E‖Δf‖²``. ``chosen`` are the bits that the model
+takes for a wanted ratio, half of the noise for weights, as the recipe ``finite-precision-error-analysis`` does, and
+what they give. Needs the data.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,10 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
 from featherweight.core.site import WEIGHTS, select
 from featherweight.core.tap import TapSite, watching
-from featherweight.core.task import Task, call
+from featherweight.core.task import Task
 from featherweight.graph.fold import FoldNorms
-from featherweight.metrics.noise import NoiseGain, activation_gains, decibels, truncation_mean
-from featherweight.papers import finite_precision_error_analysis
-from featherweight.run import run
-from featherweight.schemes.allocated import rounding_noise
+from featherweight.metrics.noise import NoiseGain, activation_gains, decibels, relative_noise, truncation_mean
+from featherweight.schemes.allocated import WithinNoise, rounding_noise
 from featherweight.schemes.uniform import PerChannel, Uniform, UniformCode, blocks, unblocked
 from featherweight.tasks import find
 
@@ -39,8 +39,8 @@ PAIRS = ((8, 8), (7, 7), (6, 6), (5, 5), (4, 4), (8, 6), (8, 5), (6, 8), (5, 8),
 BEYOND = ((3, 3), (2, 2))
 """So few that errors are no small ones."""
 WANTED = (10.0, 20.0, 30.0)
-RULE = Calibrated(batches=4)
-BATCHES = 4
+BATCHES = 2
+RULE = Calibrated(batches=BATCHES)
 
 
 def folded(task: Task) -> Compressed:
@@ -65,11 +65,15 @@ class Network:
         self.activations = activation_gains(self.student, task, self.places, BATCHES)
         assert task.evaluation is not None
         self.inputs = torch.cat([batch[0] for batch in task.evaluation()])[:samples]
+        with torch.no_grad():
+            self.exact = self.student(self.inputs)
 
+    @cache  # noqa: B019  # there are two networks
     def codes(self, bits: int) -> dict[str, UniformCode]:
         scheme = Uniform(bits, granularity=PerChannel())
         return {name: scheme.project(self.student.weight(name)) for name in self.names}
 
+    @cache  # noqa: B019
     def taps(self, bits: int) -> list[TapSite]:
         return list(replace(RULE, bits=bits).taps(self.student, self.task))
 
@@ -81,12 +85,11 @@ class Network:
         """What truncation adds to it."""
         places = {site.place: float(site.function.scale) for site in taps if isinstance(site.function, Quantizer)}
         steps = {name: step_of(code) for name, code in codes.items()}
-        return truncation_mean(self.student, self.task, steps, places, BATCHES)
+        return truncation_mean(self.student, self.task, steps, places, batches=1)
 
     @torch.no_grad()
     def measured(self, codes: Mapping[str, UniformCode], taps: list[TapSite], truncate: bool = False) -> float:
         """The relative noise, of rounded or of truncated numbers."""
-        exact = self.student(self.inputs)
         steps = {site.place: site.function for site in taps}
         weights = {name: self.student.weight(name) for name in self.student.names}
         for name, code in codes.items():
@@ -100,7 +103,7 @@ class Network:
 
         with watching(self.student.base, shown, list(steps)):
             found = torch.func.functional_call(self.student.base, weights, (self.inputs,))
-        return float((found - exact).square().sum() / exact.square().sum())
+        return float((found - self.exact).square().sum() / self.exact.square().sum())
 
 
 def step_of(code: UniformCode) -> Tensor:
@@ -126,21 +129,24 @@ def rows(network: Network, weights: int, activations: int) -> dict[str, Any]:
     found: dict[str, Any] = {"bits": [weights, activations]}
     for name, (c, t) in sides.items():
         found[name] = row(network.predicted(c, t), network.measured(c, t))
-    predicted = network.predicted(codes, taps) + network.means(codes, taps)
-    return found | {"truncated": row(predicted, network.measured(codes, taps, truncate=True))}
+    if weights == activations:
+        predicted = network.predicted(codes, taps) + network.means(codes, taps)
+        found["truncated"] = row(predicted, network.measured(codes, taps, truncate=True))
+    return found
 
 
 def chosen(network: Network, snr: float) -> dict[str, Any]:
+    half = relative_noise(snr) / 2
+    weights = {name: network.student.weight(name) for name in network.names}
     try:
-        student, _ = run(network.task.model(), network.task, finite_precision_error_analysis.recipe(snr=snr))
+        bits = WithinNoise(half).bits(weights, network.gains)[network.names[0]]
+        able = [b for b in range(2, 9) if activation_noise(network.taps(b), network.activations) <= half]
     except SchemeError as error:
         return {"wanted": snr, "refused": str(error)}
-    codes = [code for name, code in student.codes.items() if name in network.names]
-    quantizers = [each for each in student.sites.values() if isinstance(each, Quantizer)]
-    with torch.no_grad():
-        exact, found = network.student(network.inputs), call(student.eval(), network.inputs)
-    noise = float((found - exact).square().sum() / exact.square().sum())
-    return {"wanted": snr, "bits": [codes[0].bits, quantizers[0].bits], "measured": round(decibels(noise), 2)}
+    if not able:
+        return {"wanted": snr, "refused": "8 bits of activations leave more noise"}
+    noise = network.measured(network.codes(bits), network.taps(able[0]))
+    return {"wanted": snr, "bits": [bits, able[0]], "measured": round(decibels(noise), 2)}
 
 
 def main() -> None:

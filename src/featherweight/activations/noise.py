@@ -39,11 +39,12 @@ class WithinNoiseTaps(TapRule):
     def taps(self, student: Compressed, task: Task) -> Sequence[TapSite]:
         places = noisy_places(self.calibrated, student, task)
         gains = activation_gains(student, task, places, self.calibrated.batches, self.draws) if places else {}
-        total = 0.0
+        total = activation_noise(replace(self.calibrated, bits=8).taps(student, task), gains)
         for bits in range(self.least, 9):
+            if total * (255 / (2**bits - 1)) ** 2 > self.noise:
+                continue  # it would be so in the same range: there is no need to look
             taps = replace(self.calibrated, bits=bits).taps(student, task)
-            total = activation_noise(taps, gains)
-            if total <= self.noise:
+            if activation_noise(taps, gains) <= self.noise:
                 return taps
         raise SchemeError(f"8 bits of activations leave a noise of {total:.3g}, above {self.noise:.3g}; allow more")
 
