@@ -31,12 +31,12 @@ def share(buffers: Sequence[Lifetime]) -> Arena:
     """Places for buffers, so that those with a step in common do not overlap.
 
     Greedy by size: the largest first, each in the smallest gap that holds it between those that it meets, or behind
-    them (Pisarchyk and Lee 2020, arXiv 2001.03288, offset calculation). No promise of the least, which
-    :func:`at_least` bounds.
+    them (Pisarchyk and Lee 2020, arXiv 2001.03288, offset calculation). No promise of the least.
     """
     offsets: dict[int, int] = {}
     for k in sorted(range(len(buffers)), key=lambda k: (-buffers[k].bytes, buffers[k].first)):
-        met = sorted((offsets[other], _aligned(buffers[other].bytes)) for other in offsets if _meet(buffers, k, other))
+        others = [other for other in offsets if buffers[k].meets(buffers[other])]
+        met = sorted((offsets[other], _aligned(buffers[other].bytes)) for other in others)
         gaps, end = [], 0
         for start, size in met:
             if start - end >= _aligned(buffers[k].bytes):
@@ -45,18 +45,6 @@ def share(buffers: Sequence[Lifetime]) -> Arena:
         offsets[k] = min(gaps)[1] if gaps else end
     ends = (offsets[k] + _aligned(each.bytes) for k, each in enumerate(buffers))
     return Arena(tuple(offsets[k] for k in range(len(buffers))), max(ends, default=0))
-
-
-def at_least(buffers: Sequence[Lifetime]) -> int:
-    """The bytes that are needed at the fullest step: no arena is smaller."""
-    steps = {each.first for each in buffers}
-    return max(
-        (sum(_aligned(each.bytes) for each in buffers if each.first <= s <= each.last) for s in steps), default=0
-    )
-
-
-def _meet(buffers: Sequence[Lifetime], k: int, other: int) -> bool:
-    return buffers[k].meets(buffers[other])
 
 
 def _aligned(size: int) -> int:
