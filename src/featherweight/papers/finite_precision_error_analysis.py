@@ -21,7 +21,7 @@ DEVIATIONS = (
     "derivatives are measured, by random projections of the outputs, instead of derived operator by operator",
     "integers times scales, one a channel or a tensor, not one fixed point for all; sums are exact",
     "one width for all weights, one for all activations, each with half of the noise; biases in float16",
-    "a weight's error is no noise, but one draw for all samples, and is predicted as the mean over draws: within 2.3 dB "
+    "a weight's error is no noise, but one draw for all samples, and is predicted as the mean of draws: within 2.3 dB "
     "of what is measured at 4 to 8 bits, activations within 2.5, both within 1.8 (benchmarks/noise.py, two networks)",
     "errors are of rounding; truncation, with its mean, is in the model (metrics/noise.py) and in the benchmark alone",
 )
