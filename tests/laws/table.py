@@ -9,7 +9,7 @@ from torch import Tensor
 
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
-from featherweight.schemes.allocated import EqualNoise
+from featherweight.schemes.allocated import EqualNoise, WithinNoise
 from featherweight.schemes.balanced import Balanced
 from featherweight.schemes.binary import Binary, glorot, mean_magnitude
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbiased
@@ -209,6 +209,7 @@ TABLE: dict[str, Entry] = {
     "int4 searched a channel": uniform(Uniform(4, True, PerChannel(), Fit.SEARCH), min_dims=1),
     "int4 fixed point a channel": uniform(Uniform(4, True, PerChannel(), Fit.POWER_OF_TWO), min_dims=1),
     "equal noise": Entry(EqualNoise(4.5, Uniform())),
+    "within noise": Entry(WithinNoise(1e300, Uniform())),
     "int2": uniform(Uniform(2)),
     "odd int2": uniform(Uniform(2, odd=True), underflow=1e-30),
     "odd int3 searched a channel": uniform(

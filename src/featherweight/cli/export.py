@@ -16,7 +16,9 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The file to write: .onnx for ONNX Runtime and OpenVINO, .pt2 for PyTorch."
+            "--output",
+            "-o",
+            help="The file to write: .onnx for ONNX Runtime and OpenVINO, .pt2 for PyTorch, .c for microcontrollers.",
         ),
     ],
     task: TaskOption = None,
@@ -28,7 +30,7 @@ def export(
     """Write a file's model for an engine that runs it.
 
     Weights that are integers times a scale, and quantized activations, stay integers; other weights are decoded.
-    Files that end in .onnx need the optional extra "onnx".
+    Files that end in .onnx need the optional extra "onnx"; those in .c hold models that are quantized throughout.
     """
     check_output(output, force)
     from featherweight import file as files

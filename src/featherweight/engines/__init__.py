@@ -5,13 +5,14 @@ from pathlib import Path
 from types import MappingProxyType
 
 from featherweight.core.errors import EngineError, SelectionError
+from featherweight.engines.c import C
 from featherweight.engines.engine import Engine
 from featherweight.engines.onnxruntime import OnnxRuntime
 from featherweight.engines.openvino import OpenVino
 from featherweight.engines.pytorch import Compiled, Eager
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino())}
+    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino(), C())}
 )
 
 
