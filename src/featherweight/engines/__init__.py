@@ -10,9 +10,11 @@ from featherweight.engines.ncnn import Ncnn
 from featherweight.engines.onnxruntime import OnnxRuntime
 from featherweight.engines.openvino import OpenVino
 from featherweight.engines.pytorch import Compiled, Eager
+from featherweight.engines.tensorrt import TensorRt
+from featherweight.engines.tvm import Tvm
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino(), Ncnn())}
+    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino(), Ncnn(), Tvm(), TensorRt())}
 )
 
 
