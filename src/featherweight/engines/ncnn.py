@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from featherweight import file
 from featherweight.core.errors import EngineError
@@ -69,8 +70,8 @@ class Ncnn(Engine):
             graph = program(model, first, any_batch=False).exported.module()
             layers = floats(graph)
             prepare(graph)
-            reference = [y.numpy() for y in _leaves(graph(*first.args, **first.kwargs))]
-        made = network(graph, [x for x in (*first.args, *first.kwargs.values()) if isinstance(x, Tensor)])
+            reference = [y.numpy() for y in tree_leaves(first.run(graph)) if isinstance(y, Tensor)]
+        made = network(graph, first)
         data = _packed(with_integers(made, layers) if layers else made)
         _check(data, arrays_of(first), reference, SAME if not layers else None)
         return Exported(path, file.save(path, data), any_batch=True)
@@ -129,10 +130,6 @@ def _first(example: Example) -> Example:
         return value[:1] if isinstance(value, Tensor) and value.ndim else value
 
     return Example(tuple(map(cut, example.args)), {key: cut(value) for key, value in example.kwargs.items()})
-
-
-def _leaves(outputs: Any) -> list[Tensor]:
-    return [each for each in torch.utils._pytree.tree_leaves(outputs) if isinstance(each, Tensor)]
 
 
 def _packed(made: Network) -> bytes:

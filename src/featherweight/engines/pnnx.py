@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from featherweight.core.errors import EngineError
+from featherweight.core.task import Example
 from featherweight.engines.engine import needed
 from featherweight.engines.program import quiet, reason_of
 
@@ -28,17 +30,32 @@ class Network:
     weights: bytes
 
 
-def network(model: fx.GraphModule, inputs: Sequence[Tensor]) -> Network:
-    """Convert a model with inputs of one sample; weights stay float32.
+class _Flat(nn.Module):
+    """A model as TorchScript knows them: tensors in order, and a tensor or a tuple of them out."""
+
+    def __init__(self, model: fx.GraphModule, example: Example) -> None:
+        super().__init__()
+        self.model, self.example = model, example
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = iter(tensors)
+        args, kwargs = tree_map_only(Tensor, lambda _: next(given), (self.example.args, self.example.kwargs))
+        leaves = tuple(each for each in tree_leaves(self.model(*args, **kwargs)) if isinstance(each, Tensor))
+        return leaves[0] if len(leaves) == 1 else leaves
+
+
+def network(model: fx.GraphModule, example: Example) -> Network:
+    """Convert a model with an example of one sample; weights stay float32.
 
     The converter takes TorchScript. It can crash, hang, and write layers that ncnn does not have: the first two are an
     ``EngineError`` here, the last is for whoever opens the network.
     """
     package = needed("pnnx", "ncnn")
+    inputs = [each for each in tree_leaves((example.args, example.kwargs)) if isinstance(each, Tensor)]
     shapes = ",".join(f"[{','.join(map(str, x.shape))}]{_type(x)}" for x in inputs)
     with tempfile.TemporaryDirectory(prefix="featherweight-") as name:
         folder = Path(name)
-        _save(model, inputs, folder / "model.pt")
+        _save(_Flat(model, example), inputs, folder / "model.pt")
         said = _run([str(package.EXEC_PATH), "model.pt", f"inputshape={shapes}", "fp16=0"], folder)
         param, weights = folder / "model.ncnn.param", folder / "model.ncnn.bin"
         if not (param.exists() and weights.exists()):
@@ -82,12 +99,13 @@ def _type(x: Tensor) -> str:
     return TYPES[x.dtype]
 
 
-def _save(model: fx.GraphModule, inputs: Sequence[Tensor], path: Path) -> None:
+def _save(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
     try:
         with quiet(), torch.no_grad():
             torch.jit.trace(model, tuple(inputs), check_trace=False).save(str(path))
     except Exception as error:
-        raise EngineError(f"the model cannot be written as TorchScript for pnnx ({reason_of(error)}); {ADVICE}") from error
+        reason = reason_of(error)
+        raise EngineError(f"the model cannot be written as TorchScript for pnnx ({reason}); {ADVICE}") from error
 
 
 def _run(command: list[str], folder: Path) -> str:
