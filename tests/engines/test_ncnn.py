@@ -167,7 +167,13 @@ def tapped(bits: int, lowest: int) -> tuple[fx.GraphModule, list[IntegerLayer], 
 
 
 def test_unsigned_inputs_lose_a_bit_and_smaller_ones_none() -> None:
-    for (bits, lowest), step in {(8, 0): 255 / 127, (8, -128): 128 / 127, (7, 0): 1, (4, 0): 1, (8, -50): 205 / 127}.items():
+    for (bits, lowest), step in {
+        (8, 0): 255 / 127,
+        (8, -128): 128 / 127,
+        (7, 0): 1,
+        (4, 0): 1,
+        (8, -50): 205 / 127,
+    }.items():
         _, (found,), _ = tapped(bits, lowest)
         assert found.step == pytest.approx(0.03125 * step) and found.levels.dtype == np.int8
 
@@ -251,7 +257,9 @@ def test_integers_stay_integers_and_decide_as_the_simulation_does(digits_model: 
     engine, task = real(), find_task("digits")
     student, _ = run(digits_model, task, post_training())
     written = export(student.eval(), task.example(), tmp_path / "m.ncnn")
-    assert written.engine.name == "ncnn" and written.file.bytes < 1.1 * sum(p.numel() for p in digits_model.parameters())
+    assert written.engine.name == "ncnn" and written.file.bytes < 1.1 * sum(
+        p.numel() for p in digits_model.parameters()
+    )
     with zipfile.ZipFile(tmp_path / "m.ncnn") as archive:
         lines = archive.read(PARAM).decode().splitlines()
     assert sum(" 8=" in line for line in lines) == 5
@@ -267,6 +275,8 @@ def test_integers_stay_integers_and_decide_as_the_simulation_does(digits_model: 
 @pytest.mark.parametrize("name", ["attending"])
 def test_what_ncnn_lacks_is_an_error_and_no_file(name: str, tmp_path: Path) -> None:
     engine, net = real(), NETS[name]
-    with pytest.raises(EngineError, match=r"(?s)(ncnn has no layer for|ncnn does not run|pnnx ended|ncnn computes).*export to .onnx"):
+    with pytest.raises(
+        EngineError, match=r"(?s)(ncnn has no layer for|ncnn does not run|pnnx ended|ncnn computes).*export to .onnx"
+    ):
         engine.export(net.model(), net.example, tmp_path / "m.ncnn")
     assert os.listdir(tmp_path) == []

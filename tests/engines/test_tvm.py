@@ -46,7 +46,7 @@ def test_a_compiler_that_fails_is_an_error_and_no_file(monkeypatch: pytest.Monke
         raise ValueError("unsupported function types ['odd.default']")
 
     for name in ("tvm", "tvm.relax", "tvm.relax.frontend", "tvm.relax.frontend.torch"):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(from_exported_program=refuse))
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(from_exported_program=refuse, compile=None))
     with pytest.raises(EngineError, match=r"TVM cannot compile the model .*odd.default.*export to .onnx or .pt2"):
         find("tvm").export(nn.Linear(3, 2), Example((torch.randn(1, 3),)), tmp_path / "m.so")
     assert os.listdir(tmp_path) == []

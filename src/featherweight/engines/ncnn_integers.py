@@ -10,7 +10,8 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import attrgetter
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -130,17 +131,14 @@ def _source(node: Any) -> fx.Node:
 
 
 def _range(model: fx.GraphModule, node: fx.Node) -> _Range:
-    _, scale, lowest, highest = node.args
-    return _Range(_constant(model, scale).item(), int(lowest), int(highest))  # type: ignore[call-overload]
+    scale, lowest, highest = cast(tuple[fx.Node, int, int], node.args[1:])
+    return _Range(_constant(model, scale).item(), lowest, highest)
 
 
 def _constant(model: fx.GraphModule, node: Any) -> Tensor:
     while node.target is torch.ops.aten.detach.default:
         node = node.args[0]
-    value = model
-    for name in str(node.target).split("."):
-        value = getattr(value, name)
-    assert isinstance(value, Tensor)
+    value: Tensor = attrgetter(str(node.target))(model)
     return value.detach()
 
 
@@ -186,18 +184,19 @@ def with_integers(made: Network, layers: Sequence[IntegerLayer]) -> Network:
         waiting.setdefault(layer.numbers, []).append(layer)
     lines, parts, place = [], [], 0
     for line in made.param.splitlines():
-        kind, *rest = line.split()
-        if kind in LAYERS:
-            outputs, bias, size, term = _sizes(kind, rest)
-            weights, place = made.weights[place + 4 : place + 4 + 4 * size], place + 4 + 4 * size
-            biases, place = made.weights[place : place + 4 * bias * outputs], place + 4 * bias * outputs
-            found = waiting.get(weights, [])
-            if found:
-                line = f"{line} 8={term}"
-                parts.append(_laid(found.pop(0), biases))
-            else:
-                parts.append(bytes(4) + weights + biases)
+        kind, *fields = line.split()
         lines.append(line)
+        if kind not in LAYERS:
+            continue
+        outputs, bias, size, term = _sizes(kind, fields)
+        weights, place = made.weights[place + 4 : place + 4 + 4 * size], place + 4 + 4 * size
+        biases, place = made.weights[place : place + 4 * bias * outputs], place + 4 * bias * outputs
+        found = waiting.get(weights, [])
+        if found:
+            lines[-1] = f"{line} 8={term}"
+            parts.append(_laid(found.pop(0), biases))
+        else:
+            parts.append(bytes(4) + weights + biases)
     if place != len(made.weights) or any(waiting.values()):
         raise EngineError(
             "ncnn's converter put the integer weights where they are not found again; export to .onnx, or compress "
@@ -219,4 +218,5 @@ def _laid(layer: IntegerLayer, biases: bytes) -> bytes:
     levels = layer.levels.tobytes()
     padding = bytes(-len(levels) % 4)
     scales = np.divide(1, layer.scales, out=np.zeros_like(layer.scales), where=layer.scales != 0)
-    return struct.pack("<I", INT8) + levels + padding + biases + scales.tobytes() + struct.pack("<f", 1 / layer.step)
+    mark, step = struct.pack("<I", INT8), struct.pack("<f", 1 / layer.step)
+    return b"".join((mark, levels, padding, biases, scales.tobytes(), step))

@@ -102,7 +102,7 @@ def _type(x: Tensor) -> str:
 def _save(model: nn.Module, inputs: Sequence[Tensor], path: Path) -> None:
     try:
         with quiet(), torch.no_grad():
-            torch.jit.trace(model, tuple(inputs), check_trace=False).save(str(path))
+            torch.jit.trace(model, tuple(inputs), check_trace=False).save(str(path))  # type: ignore[no-untyped-call]
     except Exception as error:
         reason = reason_of(error)
         raise EngineError(f"the model cannot be written as TorchScript for pnnx ({reason}); {ADVICE}") from error

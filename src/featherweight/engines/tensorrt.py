@@ -25,10 +25,11 @@ HIGHEST, LOWEST = 127, -128
 class TensorRt(Engine):
     """Writes ONNX files by TensorRT's rules (:mod:`featherweight.engines.tensorrt_rules`), and runs none.
 
-    Activations are INT8 about zero there. Those of symmetric quantizers, and those with fewer levels, are written
-    exactly. Levels from 0 to 255 become 0 to 127 of about twice the step, and others as many as fit: a bit of eight is
-    lost, so calibrate symmetrically (``Calibrated(symmetric=True)``). Biases stay floats; weights of INT8 whose input
-    is not quantized are decoded; ranges found at run time are refused.
+    Activations are INT8 about zero there. Levels within −128 to 127 are written exactly: symmetric ones, and all of
+    seven bits or fewer. Levels from 0 to 255, what eight bits give a rectifier's outputs, become 0 to 127 of about
+    twice the step, and others as many as fit, so a bit of eight is lost: a student calibrated with seven has lost it
+    before it was measured. Biases stay floats; weights of INT8 whose input is not quantized are decoded; ranges found
+    at run time are refused.
     """
 
     name: ClassVar[str] = "tensorrt"
@@ -44,7 +45,7 @@ class TensorRt(Engine):
     def open(self, path: Path, settings: Settings) -> Runner:
         raise EngineError(
             f"{self.name} is not run here: it needs an NVIDIA GPU. Build the file there with `{command(path)}`; "
-            "what the file computes, ONNX's reference evaluator shows, and ONNX Runtime with session.qdqisint8allowed of 1"
+            "what it computes, ONNX's reference evaluator shows, and ONNX Runtime with session.qdqisint8allowed of 1"
         )
 
     def version(self) -> str:

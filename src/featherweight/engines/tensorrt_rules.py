@@ -21,7 +21,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def violations(model: "onnx.ModelProto") -> list[str]:
-    """What of a file TensorRT refuses or does not run as integers, each with the node's name; nothing where all is well.
+    """What of a file TensorRT refuses or does not run as integers, each with the node's name; empty where all is well.
 
     - zero points are zero, of INT8 (or INT4, for weights): quantization is symmetric, and UINT8 is not read
     - scales are constants over zero: one number for an activation; for a weight one, or one for each output channel,

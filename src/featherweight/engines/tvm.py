@@ -26,6 +26,8 @@ from featherweight.engines.pytorch import DECOMPOSITIONS
 
 TARGET = "llvm"
 """Code for any CPU of this machine's kind."""
+BIG_CORES = 1
+"""Where TVM's threads run, of cores of two sizes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Tvm(Engine):
     kind of CPU: open only those of people that you trust. Weights and activations are computed as the floats that they
     stand for, and stored so.
 
-    A run takes one thread: TVM's own are of the whole process, and others than one are refused.
+    Linking takes a C++ compiler. TVM's threads are one pool of the whole process, of the size that was asked for last.
     """
 
     name: ClassVar[str] = "tvm"
@@ -64,6 +66,7 @@ class Tvm(Engine):
         self.check(settings)
         package, relax = _imported(), needed("tvm.relax", "tvm")
         try:
+            package.get_global_func("runtime.config_threadpool")(BIG_CORES, settings.threads)
             return _Runner(package, relax.VirtualMachine(package.runtime.load_module(str(path)), package.cpu()))
         except Exception as error:
             raise EngineError(f"TVM cannot open {path} ({reason_of(error)}); export it anew, here") from error
