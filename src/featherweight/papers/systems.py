@@ -7,7 +7,8 @@ OPSETS = "`python benchmarks/converters.py opsets digits cifar10-resnet20`, reco
 TENSORRT = "`python benchmarks/converters.py tensorrt digits cifar10-resnet20`"
 OLDER = (
     "float files of `digits` pass onnx's version converter and checker from opset 21 down to 15, those of ResNet-20 "
-    "down to 18: older sets have no adapter for Relu, and none for Pad"
+    "down to 18: older sets have no adapter for Relu, and none for Pad. Int8 files, with QuantizeLinear and "
+    "DequantizeLinear, pass down to 19"
 )
 
 TENSORRT_RECORD = System(
