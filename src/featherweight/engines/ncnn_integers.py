@@ -28,11 +28,13 @@ INT8 = 0x000D4B38
 """The mark before weights of a byte in a ``.bin``; zero stands before float32."""
 CONVOLVE, MULTIPLY = torch.ops.aten.conv2d.default, torch.ops.aten.linear.default
 SCALED, QUANTIZED = torch.ops.featherweight.scaled.default, torch.ops.featherweight.quantized.default
-MOVING = {
-    getattr(torch.ops.aten, name).default
-    for name in ("max_pool2d", "flatten", "view", "reshape", "permute", "squeeze", "contiguous", "dropout")
-    if hasattr(torch.ops.aten, name) and hasattr(getattr(torch.ops.aten, name), "default")
-} | {torch.ops.aten.flatten.using_ints}
+MOVING = (
+    torch.ops.aten.max_pool2d.default,
+    torch.ops.aten.flatten.using_ints,
+    torch.ops.aten.view.default,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.dropout.default,
+)
 """Operators whose outputs are some of their inputs."""
 POSITIVE = (torch.ops.aten.relu.default, torch.ops.aten.relu_.default, torch.ops.aten.relu6.default)
 LAYERS = {"Convolution": (0, 5, 6, 2), "ConvolutionDepthWise": (0, 5, 6, 1), "InnerProduct": (0, 1, 2, 2)}
@@ -86,8 +88,8 @@ class _Range:
 
     @property
     def step(self) -> float:
-        """Of ncnn's levels over the same range: the same where 127 are enough."""
-        return self.scale * max(1.0, max(-self.lowest, self.highest) / LARGEST)
+        """Of ncnn's levels over the same range but for its lowest level: the same where 127 are enough."""
+        return self.scale * max(1.0, max(-self.lowest - 1, self.highest) / LARGEST)
 
     @property
     def bounds(self) -> tuple[float, float]:
