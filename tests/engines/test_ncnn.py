@@ -166,25 +166,22 @@ def tapped(bits: int, lowest: int) -> tuple[fx.GraphModule, list[IntegerLayer], 
     return graph, floats(graph), student
 
 
-def test_unsigned_inputs_lose_a_bit_and_smaller_ones_none() -> None:
-    for (bits, lowest), step in {
-        (8, 0): 255 / 127,
-        (8, -128): 1,
-        (7, 0): 1,
-        (4, 0): 1,
-        (8, -50): 205 / 127,
-    }.items():
-        _, (found,), _ = tapped(bits, lowest)
-        assert found.step == pytest.approx(0.03125 * step) and found.levels.dtype == np.int8
+@pytest.mark.parametrize(
+    ("bits", "lowest", "step"),
+    [(8, 0, 255 / 127), (8, -128, 1), (7, 0, 1), (4, 0, 1), (8, -50, 205 / 127), (8, -200, 199 / 127)],
+)
+def test_unsigned_inputs_lose_a_bit_and_smaller_ones_none(bits: int, lowest: int, step: float) -> None:
+    _, (found,), _ = tapped(bits, lowest)
+    assert found.step == pytest.approx(0.03125 * step) and found.levels.dtype == np.int8
 
 
-@pytest.mark.parametrize(("bits", "clamps"), [(8, 1), (4, 1)])
-def test_what_the_converter_sees_has_none_of_our_operators_and_is_the_model(bits: int, clamps: int) -> None:
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_the_converter_sees_has_none_of_our_operators_and_is_the_model(bits: int) -> None:
     """Eight bits are bounds at the join, fewer are rounded there too; the layer rounds for itself."""
     graph, _, student = tapped(bits, 0)
     assert not [node for node in graph.graph.nodes if "featherweight" in str(node.target)]
     names = [getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes]
-    assert names.count("_quantized") == (bits == 4) and names.count("clamp") == clamps
+    assert names.count("_quantized") == (bits == 4) and names.count("clamp") == 1
     x = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.allclose(graph(x), student(x), atol=0.03125)
