@@ -52,6 +52,14 @@ def test_a_network_of_floats_does_not_become_c(digits_file: Path, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_engine_is_chosen_by_name_where_files_end_alike(digits_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    ran = run("export", digits_file, "-o", tmp_path / "m.onnx", "--engine", "tensorrt", "--json")
+    assert ran.code == 0 and ran.json["engine"] == "tensorrt"
+    other = run("export", digits_file, "-o", tmp_path / "m.pt2", "--engine", "tensorrt")
+    assert other.code == 1 and "files of tensorrt end in .onnx" in other.err
+
+
 def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.pt2"
     ran = run("export", user_file, "-o", path)
@@ -60,7 +68,7 @@ def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_
 
 
 def test_what_cannot_be_written_is_said(digits_file: Path, tmp_path: Path) -> None:
-    for name, reason in (("m.tflite", "end the name with one of .c, .onnx, .pt2"), ("no/m.onnx", "there is no folder")):
+    for name, reason in (("m.other", "end the name with one of"), ("no/m.onnx", "there is no folder")):
         ran = run("export", digits_file, "-o", tmp_path / name)
         assert ran.code == 1 and reason in ran.err
     assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,9 @@ def export(
             help="The file to write: .onnx for ONNX Runtime and OpenVINO, .pt2 for PyTorch, .c for microcontrollers.",
         ),
     ],
+    engine: Annotated[
+        str | None, typer.Option(help="Of several whose files end alike: tensorrt's .onnx is another. Else the first.")
+    ] = None,
     task: TaskOption = None,
     max_bytes: MaxBytes = None,
     force: Force = False,
@@ -35,19 +38,19 @@ def export(
     check_output(output, force)
     from featherweight import file as files
     from featherweight.cli.opening import limit, task_of
-    from featherweight.engines import engine_for
+    from featherweight.engines import engine_for, find
     from featherweight.engines.export import export as write
     from featherweight.report import figures
 
-    engine = engine_for(output)
+    chosen = find(engine) if engine else engine_for(output)
     data = files.read(file)
     of = task_of(data, task)
     student, _ = files.load(data, of.architecture(), max_bytes=limit(max_bytes))
-    written = write(student, of.example(), output, engine)
+    written = write(student, of.example(), output, chosen)
     batch = "any batch size" if written.file.any_batch else "batches of the task's example alone"
     if as_json:
         emit({
-            "file": str(output), "bytes": written.file.bytes, "engine": engine.name, "task": of.name,
+            "file": str(output), "bytes": written.file.bytes, "engine": chosen.name, "task": of.name,
             "any_batch": written.file.any_batch, "integers": list(written.integers), "decoded": list(written.numbers),
         })  # fmt: skip
     else:

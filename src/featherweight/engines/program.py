@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -38,21 +38,22 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def program(model: nn.Module, example: Example) -> Program:
-    """Trace the model as it is in evaluation: for any batch if it can be, else for the example's.
+def program(model: nn.Module, example: Example, *, any_batch: bool = True) -> Program:
+    """Trace the model as it is in evaluation: for ``any_batch`` if it can be, else for the example's.
 
     With a free batch, the lengths of integer inputs, such as tokens of a text, are free too where the model allows it.
     Tracing takes a size of one to be meant, so a batch of one is doubled for it.
     """
     with quiet(), evaluating(model), torch.no_grad():
+        if any_batch:
+            # Whatever tracing stumbles over, it may not without a free dimension.
+            with suppress(Exception):
+                return Program(_traced(model, _doubled(example), Dim.DYNAMIC), True)
         try:
-            return Program(_traced(model, _doubled(example), Dim.DYNAMIC), True)
-        except Exception:  # whatever tracing stumbles over, it may not without a free dimension
-            try:
-                return Program(_traced(model, example, None), False)
-            except Exception as error:
-                reason = reason_of(error)
-                raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
+            return Program(_traced(model, example, None), False)
+        except Exception as error:
+            reason = reason_of(error)
+            raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
 
 
 ADVICE = "make its forward free of branches on values, or run it in PyTorch with weights compressed alone"

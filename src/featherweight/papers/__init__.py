@@ -90,6 +90,8 @@ from featherweight.papers import (
     zipml,
 )
 from featherweight.papers.paper import Claim, Paper
+from featherweight.papers.system import System
+from featherweight.papers.systems import SYSTEMS
 
 PAPERS: dict[str, Callable[[], Paper]] = {
     "han-pruning": han_pruning.paper,
@@ -177,14 +179,23 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "structured-bayesian-healthcare": structured_bayesian_healthcare.paper,
 }
 
-__all__ = ["PAPERS", "Claim", "Paper", "find"]
+__all__ = ["PAPERS", "SYSTEMS", "Claim", "Paper", "System", "find", "known"]
 
 
 def find(name: str, also: Collection[str] = ()) -> Paper:
     """The paper of this name; ``also`` are names of other recipes that could have been meant."""
     if name in PAPERS:
         return PAPERS[name]()
+    if name in SYSTEMS:
+        raise SelectionError(
+            f"{name} is a system and has no recipe; `featherweight papers {name} --card` tells what of it is here"
+        )
     close = get_close_matches(name, [*PAPERS, *also], 1)
     meant = f"did you mean {close[0]}? " if close else ""
     others = f", and there is {', '.join(also)}" if also else ""
     raise SelectionError(f"there is no paper {name!r}; {meant}`featherweight papers` lists all {len(PAPERS)}{others}")
+
+
+def known(name: str) -> Paper | System:
+    """The paper or the system of this name."""
+    return SYSTEMS[name] if name in SYSTEMS else find(name)
