@@ -99,6 +99,24 @@ class NormScale(LabelScore):
         return summed(parts, scales, len(group)) if parts else None
 
 
+@dataclass(frozen=True)
+class LargestScale(NormScale):
+    """The largest ``|γ|`` of the batch norms that the channel passes.
+
+    Channels that a residual addition couples live as long as one of them does (Gordon et al. 2018, arXiv 1711.06798,
+    section 3.3 (memory)).
+    """
+
+    def _one(self, student: Compressed, labels: Labels, group: list[int]) -> Tensor | None:
+        found: Tensor | None = None
+        for each in (each for each in slices(labels, group) if _is_scale(student, each)):
+            if found is None:
+                found = torch.zeros(len(group), dtype=torch.float64)
+            gamma = student.weight(each.name).detach().double().abs().cpu()
+            found = found.scatter_reduce(0, each.numbers, gamma[each.indices], "amax")
+        return found
+
+
 def _is_scale(student: Compressed, each: Slices) -> bool:
     norm = isinstance(owner(student, each.name), nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)
     return norm and each.name.endswith("weight") and each.name in student.names

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +80,12 @@ class LayerResponses(MetricRule):
         batches = list(islice(iter(task.calibration_data()), self.batches))
         sizes = [batch_size(batch) for batch in batches]
         for batch, size in zip(batches, sizes, strict=True):
-            rows = _rows(original, layer, batch)
+            rows = input_rows(original, layer, batch)
             share = max(self.samples * size // max(sum(sizes), 1), 1)
             drawn = torch.randperm(len(rows), generator=generator, device="cpu")[:share]
             theirs.append(rows[drawn.to(rows.device)])
             if self.corrected:
-                rows = _rows(student, student.base.get_submodule(owner), batch)
+                rows = input_rows(student, student.base.get_submodule(owner), batch)
                 ours.append(rows[drawn.to(rows.device)])
         if sum(map(len, theirs)) == 0:
             raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
@@ -106,20 +106,25 @@ class LayerResponses(MetricRule):
 
 
 @dataclass(frozen=True)
-class RectifiedResponses(LayerResponses):
-    """The same, where outputs that a rectifier follows count as it leaves them (Nagel et al. 2020, section 3.5).
-
-    Outputs are those of the student as the stage found it, so that norms may be folded before. A layer is followed by
-    a rectifier where that takes in the very tensor that the layer gives, and nothing in between.
-    """
+class StudentResponses(LayerResponses):
+    """The same, where outputs are those of the student as the stage found it, so that it may have learned before."""
 
     original: Compressed | None = field(default=None, repr=False, compare=False)
 
-    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "RectifiedResponses":
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> Self:
         return replace(self, original=Compressed(student.base).eval())
 
     def _original(self, student: Compressed, task: Task) -> nn.Module:
         return (self.original or Compressed(student.base).eval()).base
+
+
+@dataclass(frozen=True)
+class RectifiedResponses(StudentResponses):
+    """The same, where outputs that a rectifier follows count as it leaves them (Nagel et al. 2020, section 3.5).
+
+    Norms may be folded before. A layer is followed by a rectifier where that takes in the very tensor that the layer
+    gives, and nothing in between.
+    """
 
     def _rectified(self, original: nn.Module, layer: nn.Module, batch: Any) -> bool:
         given: list[Tensor] = []
@@ -143,7 +148,7 @@ def batch_size(batch: Any) -> int:
     return len(first)
 
 
-def _rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
+def input_rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
     """What the layer's weight is multiplied with while the model runs on the batch."""
     found: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda module, args: found.append(patches(module, args[0])))

@@ -234,6 +234,20 @@ def allocate(
     return state.gone
 
 
+def cost_without(
+    labels: Labels,
+    curves: Sequence[Curve],
+    costs: LayerCosts,
+    shapes: Mapping[str, tuple[int, ...]],
+    gone: Sequence[int],
+) -> float:
+    """What is left of the cost of ``shapes`` when the first ``gone`` labels of every curve have gone."""
+    state = Narrowing(labels, curves, costs, shapes)
+    for number, count in enumerate(gone):
+        state.make(Move(number, count, 0.0, 0.0))
+    return state.cost
+
+
 @dataclass(frozen=True)
 class Move:
     """``gone`` labels of a curve instead of fewer: by how much its error rises, and what is saved."""
