@@ -52,11 +52,13 @@ Layer = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 class Kernels:
     """What an engine makes of levels.
 
+    folded       it takes weights that are levels; else floats and the operator that makes levels of them
     most         the largest batch, and length of a text, that files are made for
     bare         operators that are given levels as they are, since no kernel knows the pattern around them
     unquantized  a linear layer that takes levels and whose result stays in floats; by default it is all floats
     """
 
+    folded: bool = True
     most: int | None = None
     bare: frozenset[Any] = frozenset()
     unquantized: Layer | None = None
@@ -65,9 +67,9 @@ class Kernels:
 def decomposed(model: nn.Module, example: Example, kernels: Kernels) -> Program:
     """Trace ``model`` (:func:`featherweight.engines.program.program`) with its integers in standard operators.
 
-    ``featherweight::quantized`` becomes a pair of operators on signed eight-bit levels: its zero point less 128. Results
-    of operators that only move levels are levels too. ``featherweight::scaled`` becomes ``dequantize_per_channel`` where
-    an integer kernel takes the weight, levels that are looked up before they become numbers in an embedding, what
+    ``featherweight::quantized`` becomes a pair of operators on signed eight-bit levels: its zero point less 128.
+    Results of operators that only move levels are levels too. ``featherweight::scaled`` becomes ``dequantize_per_channel``
+    where an integer kernel takes the weight, levels that are looked up before they become numbers in an embedding, what
     ``kernels`` say in a linear layer whose result stays in floats, and else decoded numbers.
     """
     traced = program(model, example, kernels.most)
@@ -165,30 +167,35 @@ class _Rewriting:
         rowwise = axis == 0 and not group and bool((table[1] > 0).all())
         for user in list(node.users):
             with self.graph.inserting_before(user):
-                if rowwise and user.target in WEIGHTED and user.args[1] is node and self.whole_kernel(user):
-                    zeros = self.add(node, "zeros", torch.zeros(len(table[1]), dtype=torch.int64))
-                    given = (levels, scales, zeros, 0, -HIGHEST, HIGHEST, torch.int8)
-                    user.replace_input_with(
-                        node, self.graph.call_function(standard.dequantize_per_channel.default, given)
-                    )
-                elif (
-                    rowwise and user.target == aten.linear.default and self.kernels.unquantized and self.is_stored(user)
-                ):
+                if rowwise and user.target in WEIGHTED and user.args[1] is node and self.is_whole(user):
+                    user.replace_input_with(node, self.per_channel(node))
+                elif rowwise and user.target == aten.linear.default and self.kernels.unquantized and self.takes(user):
                     user.target, user.args = self.kernels.unquantized, (user.args[0], levels, scales, *user.args[2:])
                 elif rowwise and user.target == aten.embedding.default:
                     user.target, user.args, user.kwargs = _looked_up, (levels, scales, user.args[1]), {}
                 else:
                     user.replace_input_with(node, self.add(node, "numbers", numbers(*table, axis, group)))
 
-    def is_stored(self, node: Node) -> bool:
+    def per_channel(self, node: Node) -> Node:
+        """A weight's levels, dequantized by the scale of each output channel."""
+        levels, scales, *_ = node.args
+        zeros = self.add(node, "zeros", torch.zeros(len(self.constant(scales)), dtype=torch.int64))
+        settings = (scales, zeros, 0, -HIGHEST, HIGHEST, torch.int8)
+        if not self.kernels.folded:
+            weight = self.add(node, "numbers", numbers(self.constant(levels), self.constant(scales), 0, 0))
+            levels = self.graph.call_function(standard.quantize_per_channel.default, (weight, *settings))
+        return self.graph.call_function(standard.dequantize_per_channel.default, (levels, *settings))
+
+    def takes(self, node: Node) -> bool:
+        """Whether a layer takes levels."""
         return node.args[0] in self.grids
 
-    def whole_kernel(self, node: Node) -> bool:
+    def is_whole(self, node: Node) -> bool:
         """Whether a layer takes levels, and gives nothing but levels, after bounds at most."""
         result = _only(node)
         if result is not None and result.target in BOUNDS:
             result = _only(result)
-        return self.is_stored(node) and result is not None and result.target == standard.quantize_per_tensor.default
+        return self.takes(node) and result is not None and result.target == standard.quantize_per_tensor.default
 
     def constant(self, node: Any) -> Tensor:
         """The tensor that a node holds, perhaps through operators that only hand it on."""
