@@ -7,12 +7,13 @@ from types import MappingProxyType
 from featherweight.core.errors import EngineError, SelectionError
 from featherweight.engines.engine import Engine
 from featherweight.engines.executorch import ExecuTorch
+from featherweight.engines.litert import LiteRT
 from featherweight.engines.onnxruntime import OnnxRuntime
 from featherweight.engines.openvino import OpenVino
 from featherweight.engines.pytorch import Compiled, Eager
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino(), ExecuTorch())}
+    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino(), LiteRT(), ExecuTorch())}
 )
 
 

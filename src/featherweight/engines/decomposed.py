@@ -44,8 +44,8 @@ class Grid:
         return self.scale, self.zero, LOWEST, HIGHEST, torch.int8
 
 
-Layer = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""``x``, levels and scales of a weight ``[out, in]``, a bias -> what a linear layer makes of them."""
+Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""``x``, a weight ``[out, in]`` that was dequantized, a bias -> what a linear layer makes of them."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class _Rewriting:
                 if rowwise and user.target in WEIGHTED and user.args[1] is node and self.is_whole(user):
                     user.replace_input_with(node, self.per_channel(node))
                 elif rowwise and user.target == aten.linear.default and self.kernels.unquantized and self.takes(user):
-                    user.target, user.args = self.kernels.unquantized, (user.args[0], levels, scales, *user.args[2:])
+                    user.target, user.args = self.kernels.unquantized, (user.args[0], self.per_channel(node), *user.args[2:])
                 elif rowwise and user.target == aten.embedding.default:
                     user.target, user.args, user.kwargs = _looked_up, (levels, scales, user.args[1]), {}
                 else:

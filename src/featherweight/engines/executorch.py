@@ -34,18 +34,16 @@ MOST = 64
 aten, standard = torch.ops.aten, torch.ops.quantized_decomposed
 
 
-def _rows(x: Tensor, levels: Tensor, scales: Tensor, bias: Tensor | None = None) -> Tensor:
+def _rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Integers times integers, the result in floats: XNNPACK finds each row's range as it runs."""
     scale, zero = standard.choose_qparams.tensor(x, LOWEST, HIGHEST, torch.finfo(torch.float32).eps, torch.int8)
     settings = (scale, zero, LOWEST, HIGHEST, torch.int8)
     x = standard.dequantize_per_tensor.tensor(standard.quantize_per_tensor.tensor(x, *settings), *settings)
-    zeros = torch.zeros(len(scales), dtype=torch.int64)
-    weight = standard.dequantize_per_channel.default(levels, scales, zeros, 0, -HIGHEST, HIGHEST, torch.int8)
     y: Tensor = aten.linear.default(x, weight, bias)
     return y
 
 
-KERNELS = Kernels(MOST, frozenset({aten.slice.Tensor, aten.select.int, aten.expand.default}), _rows)
+KERNELS = Kernels(most=MOST, bare=frozenset({aten.slice.Tensor, aten.select.int, aten.expand.default}), unquantized=_rows)
 
 
 @dataclass(frozen=True)
