@@ -100,7 +100,7 @@ class LiteRT(Engine):
         return self._converted(exported, (example.args, example.kwargs))
 
     def _converted(self, exported: ExportedProgram, inputs: tuple[Any, Any]) -> bytes:
-        from featherweight.engines.tflite import File, multiply_levels
+        from featherweight.engines.tflite import File, multiply_levels, take_floats
 
         with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
             source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
@@ -109,6 +109,7 @@ class LiteRT(Engine):
                 torch.export.save(exported, source)
             self._convert(source, target)
             made = File(target.read_bytes())
+        take_floats(made)
         multiply_levels(made, dict(_weights(exported)))
         return made.packed()
 

@@ -29,6 +29,16 @@ class File:
                 if self.model.operatorCodes[operator.opcodeIndex].builtinCode == code:
                     yield graph, operator
 
+    def operator(self, kind: str, source: int, target: int) -> Any:
+        """A new operator from one tensor to another."""
+        code = schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, kind)
+        code.deprecatedBuiltinCode, code.version = code.builtinCode, 1
+        made = schema.OperatorT()
+        made.opcodeIndex, made.inputs, made.outputs = len(self.model.operatorCodes), [source], [target]
+        self.model.operatorCodes.append(code)
+        return made
+
     def constant(self, tensor: Any, kind: Any = np.int32) -> "np.ndarray[Any, Any] | None":
         """The numbers of a tensor, where they are in the file."""
         data = self.model.buffers[tensor.buffer].data
@@ -48,6 +58,28 @@ class File:
         for number, buffer in enumerate(self.model.buffers):
             if number not in used:
                 buffer.data = None
+
+
+def take_floats(file: File) -> None:
+    """Inputs and outputs that the converter made levels of become floats, with an operator between."""
+    signatures = file.model.signatureDefs or ()
+    for number, graph in enumerate(file.model.subgraphs):
+        graph.inputs, graph.outputs = list(graph.inputs), list(graph.outputs)
+        for ends, kind in ((graph.inputs, "QUANTIZE"), (graph.outputs, "DEQUANTIZE")):
+            for place, index in enumerate(ends):
+                levels = graph.tensors[index]
+                if levels.type != schema.TensorType.INT8 or levels.quantization is None:
+                    continue
+                made = schema.TensorT()
+                made.type, made.shape, made.name = schema.TensorType.FLOAT32, levels.shape, levels.name
+                made.shapeSignature, levels.name = levels.shapeSignature, levels.name + b".levels"
+                ends[place] = len(graph.tensors)
+                graph.tensors.append(made)
+                pair = (ends[place], index) if kind == "QUANTIZE" else (index, ends[place])
+                graph.operators.insert(0 if kind == "QUANTIZE" else len(graph.operators), file.operator(kind, *pair))
+                for each in signatures:
+                    for named in (*each.inputs, *each.outputs) if each.subgraphIndex == number else ():
+                        named.tensorIndex = ends[place] if named.tensorIndex == index else named.tensorIndex
 
 
 def multiply_levels(file: File, weights: Mapping[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]) -> None:
