@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # defines the operators
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -68,10 +67,13 @@ def decomposed(model: nn.Module, example: Example, kernels: Kernels) -> Program:
     """Trace ``model`` (:func:`featherweight.engines.program.program`) with its integers in standard operators.
 
     ``featherweight::quantized`` becomes a pair of operators on signed eight-bit levels: its zero point less 128.
-    Results of operators that only move levels are levels too. ``featherweight::scaled`` becomes ``dequantize_per_channel``
-    where an integer kernel takes the weight, levels that are looked up before they become numbers in an embedding, what
-    ``kernels`` say in a linear layer whose result stays in floats, and else decoded numbers.
+    Results of operators that only move levels are levels too. ``featherweight::scaled`` becomes
+    ``dequantize_per_channel`` where an integer kernel takes the weight, levels that are looked up before they become
+    numbers in an embedding, what ``kernels`` say in a linear layer whose result stays in floats, and else decoded
+    numbers.
     """
+    import torch.ao.quantization.fx._decomposed  # noqa: F401  # defines the operators
+
     traced = program(model, example, kernels.most)
     if not any(node.target in OURS for node in traced.exported.graph.nodes):
         return traced
@@ -101,7 +103,8 @@ class _Rewriting:
             elif node.target == ours.dynamically_quantized.default:
                 node.target = dynamic_numbers
             elif _whole_slice(node):
-                node.replace_all_uses_with(node.args[0])
+                (whole,) = node.all_input_nodes
+                node.replace_all_uses_with(whole)
                 self.graph.erase_node(node)
             else:
                 self.move(node)
@@ -113,11 +116,12 @@ class _Rewriting:
 
     def hoist(self, node: Node) -> None:
         """Quantize before entries are moved: the operator that makes them can then be one with the quantizer."""
-        moved, source = node, node.args[0]
-        while isinstance(source, Node) and moves(source) and _only(source) is moved:
+        x: Any = node.args[0]
+        moved, source = node, x
+        while moves(source) and _only(source) is moved:
             moved, source = source, source.args[0]
         if moved is not node:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(x)
             moved.prepend(node)
             node.args = (source, *node.args[1:])
             moved.replace_input_with(source, node)
@@ -153,7 +157,8 @@ class _Rewriting:
         if grid is None or not (moves(node) or node.target in LEVELLED):
             return
         if node.target in self.kernels.bare:
-            node.args = (node.args[0].args[0], *node.args[1:])
+            (dequantized,) = node.all_input_nodes
+            node.args = (dequantized.args[0], *node.args[1:])
             self.dequantize(node, node, grid)
             return
         with self.graph.inserting_after(node):
@@ -170,7 +175,10 @@ class _Rewriting:
                 if rowwise and user.target in WEIGHTED and user.args[1] is node and self.is_whole(user):
                     user.replace_input_with(node, self.per_channel(node))
                 elif rowwise and user.target == aten.linear.default and self.kernels.unquantized and self.takes(user):
-                    user.target, user.args = self.kernels.unquantized, (user.args[0], self.per_channel(node), *user.args[2:])
+                    user.target, user.args = (
+                        self.kernels.unquantized,
+                        (user.args[0], self.per_channel(node), *user.args[2:]),
+                    )
                 elif rowwise and user.target == aten.embedding.default:
                     user.target, user.args, user.kwargs = _looked_up, (levels, scales, user.args[1]), {}
                 else:
@@ -220,8 +228,9 @@ def _whole_slice(node: Node) -> bool:
     """Whether an operator takes all that there is: ``x[:]``."""
     if node.target != aten.slice.Tensor:
         return False
-    start, end, step = (*node.args[2:], *(None, None, 1)[len(node.args) - 2 :])
-    return start in (None, 0) and end in (None, sys.maxsize) and step == 1
+    defaults: list[Any] = [None, None, 1]
+    start, end, step = [*node.args[2:], *defaults[len(node.args) - 2 :]]
+    return start in (None, 0) and end in (None, sys.maxsize) and bool(step == 1)
 
 
 def _only(node: Node) -> Node | None:
@@ -233,4 +242,5 @@ def _only(node: Node) -> Node | None:
 def _looked_up(levels: Tensor, scales: Tensor, rows: Tensor) -> Tensor:
     """Rows of an embedding, made numbers after they were taken."""
     taken: Tensor = aten.embedding.default(levels, rows).to(scales.dtype)
-    return taken * aten.embedding.default(scales.unsqueeze(1), rows)
+    steps: Tensor = aten.embedding.default(scales.unsqueeze(1), rows)
+    return taken * steps

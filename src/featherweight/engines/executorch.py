@@ -43,7 +43,9 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y
 
 
-KERNELS = Kernels(most=MOST, bare=frozenset({aten.slice.Tensor, aten.select.int, aten.expand.default}), unquantized=_rows)
+KERNELS = Kernels(
+    most=MOST, bare=frozenset({aten.slice.Tensor, aten.select.int, aten.expand.default}), unquantized=_rows
+)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,9 @@ def _tensors(inputs: tuple[Any, Any]) -> list[Tensor]:
     return [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
 
 
-def _weights(exported: ExportedProgram) -> Iterator[tuple[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]]:
+def _weights(
+    exported: ExportedProgram,
+) -> Iterator[tuple[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]]:
     """Numbers of weights with a scale for each row, as bytes -> levels and scales."""
     tensors = {**exported.state_dict, **exported.constants}
     signature = exported.graph_signature

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import litert_torch
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401  # defines the operators
+import torch.ao.quantization.fx._decomposed  # defines the operators
 from litert_torch.quantize.pt2e_quantizer import PT2EQuantizer, get_symmetric_quantization_config
 from litert_torch.quantize.quant_config import QuantConfig
 
