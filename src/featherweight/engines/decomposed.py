@@ -228,8 +228,8 @@ def _whole_slice(node: Node) -> bool:
     """Whether an operator takes all that there is: ``x[:]``."""
     if node.target != aten.slice.Tensor:
         return False
-    defaults: list[Any] = [None, None, 1]
-    start, end, step = [*node.args[2:], *defaults[len(node.args) - 2 :]]
+    given: list[Any] = [*node.args[2:]]
+    start, end, step = given + [None, None, 1][len(given) :]
     return start in (None, 0) and end in (None, sys.maxsize) and bool(step == 1)
 
 

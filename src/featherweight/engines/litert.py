@@ -1,8 +1,5 @@
 """LiteRT, once TensorFlow Lite, on the CPU, with XNNPACK's kernels where it has them."""
 
-import os
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,17 +25,10 @@ from featherweight.engines.engine import (
     Settings,
     needed,
 )
-from featherweight.engines.process import SIGNALS
-from featherweight.engines.program import quiet, reason_of
+from featherweight.engines.litert_converter import converted
+from featherweight.engines.program import reason_of
 
 EXTRA = "litert"
-PYTHON = "FEATHERWEIGHT_LITERT_PYTHON"
-"""The environment variable that names the Python of the converter's environment."""
-ADVICE = (
-    f"the converter needs an environment of its own: python -m venv litert && litert/bin/pip install torch==2.13.0 "
-    f"litert-torch==0.10.0, then {PYTHON}=litert/bin/python"
-)
-CHILD = Path(__file__).with_name("litert_child.py")
 BATCH = 37
 """Files are converted for this batch, which no other size of a network is likely to be a multiple of."""
 CLOSE = 1e-4
@@ -71,7 +61,7 @@ class LiteRT(Engine):
             data = self._free(traced.exported)
             if data is not None:
                 return Exported(path, file.save(path, data), True)
-        return Exported(path, file.save(path, self._fixed(traced.exported, example)), False)
+        return Exported(path, file.save(path, self._converted(traced.exported, (example.args, example.kwargs))), False)
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
@@ -96,68 +86,27 @@ class LiteRT(Engine):
         data = made.packed()
         return data if _same(whole, data, [x.numpy() for x in _tensors(inputs)]) else None
 
-    def _fixed(self, exported: ExportedProgram, example: Example) -> bytes:
-        return self._converted(exported, (example.args, example.kwargs))
-
     def _converted(self, exported: ExportedProgram, inputs: tuple[Any, Any]) -> bytes:
         from featherweight.engines.tflite import File, multiply_levels, take_floats
 
-        with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
-            source, target = Path(folder) / "program.pt2", Path(folder) / "model.tflite"
-            exported.example_inputs = inputs
-            with quiet():
-                torch.export.save(exported, source)
-            self._convert(source, target)
-            made = File(target.read_bytes())
+        exported.example_inputs = inputs
+        made = File(converted(exported, self.python, self.timeout))
         take_floats(made)
         multiply_levels(made, dict(_weights(exported)))
         return made.packed()
 
-    def _convert(self, source: Path, target: Path) -> None:
-        """Run the child; ``EngineError`` with the end of what it wrote where no file comes of it."""
-        python = self.python or os.environ.get(PYTHON)
-        if not python:
-            raise EngineError(f"no Python with LiteRT's converter is known; {ADVICE}")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-        command = [str(python), "-I", str(CHILD), str(source), str(target)]  # -I: this folder's modules shadow none
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                env=environment,
-                timeout=self.timeout,
-                text=True,
-                errors="replace",
-            )
-        except subprocess.TimeoutExpired:
-            raise EngineError(f"LiteRT's converter took more than {self.timeout:g} s; export a smaller model") from None
-        except OSError as error:
-            raise EngineError(f"{python} cannot be run ({reason_of(error)}); {ADVICE}") from error
-        if done.returncode or not target.exists() or not target.stat().st_size:
-            raise EngineError(_complaint(done))
-
-
-def _complaint(done: "subprocess.CompletedProcess[str]") -> str:
-    """Why there is no file, with the operator that has no form in LiteRT where the converter names it."""
-    last = next((line.strip() for line in reversed(done.stderr.splitlines()) if line.strip()), "it said nothing")
-    if done.returncode < 0:
-        return f"LiteRT's converter ended by signal {SIGNALS.get(-done.returncode, -done.returncode)} ({last[:300]})"
-    if "ModuleNotFoundError" in last:
-        return f"LiteRT's converter is not there ({last[:300]}); {ADVICE}"
-    if not done.returncode:
-        return f"LiteRT's converter wrote no file ({last[:300]}); {ADVICE}"
-    return (
-        f"the model cannot be written for LiteRT ({last[:300]}); export it as .onnx or .pte, or leave out the module "
-        "that this operator is in"
-    )
-
 
 def _inputs(exported: ExportedProgram, batch: int) -> tuple[Any, Any]:
-    """Example inputs, again from the first, in a batch of this size."""
+    """Inputs like the example's in a batch of this size, no sample like another: whatever mixes them shows."""
+    source = torch.Generator().manual_seed(0)
 
     def sized(x: Any) -> Any:
-        return x[torch.arange(batch) % len(x)] if isinstance(x, Tensor) and x.ndim else x
+        if not isinstance(x, Tensor) or not x.ndim:
+            return x
+        rows = [x[k % len(x)] for k in range(batch)]
+        if x.is_floating_point():
+            return torch.stack([row + torch.randn(row.shape, generator=source) for row in rows])
+        return torch.stack([row.roll(k) for k, row in enumerate(rows)])
 
     assert exported.example_inputs is not None
     args, kwargs = exported.example_inputs
