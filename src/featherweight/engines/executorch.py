@@ -31,6 +31,7 @@ from featherweight.engines.program import Program, quiet, reason_of
 EXTRA = "executorch"
 MOST = 64
 """Samples in a batch: memory for what lies between XNNPACK's parts is set aside for the most that there can be."""
+ADVICE = "export .onnx, or leave out the module that this operator is in"
 aten, standard = torch.ops.aten, torch.ops.quantized_decomposed
 
 
@@ -66,7 +67,7 @@ class ExecuTorch(Engine):
         with quiet():
             needed("executorch.exir", EXTRA)
         traced = decomposed(model, example, KERNELS)
-        return Exported(path, file.save(path, _lowered(traced)), traced.any_batch, MOST)
+        return Exported(path, file.save(path, lowered(traced)), traced.any_batch, MOST)
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
@@ -93,8 +94,8 @@ def _runtime() -> Any:
         return needed("executorch.extension.pybindings.portable_lib", EXTRA)
 
 
-def _lowered(traced: Program) -> bytes:
-    """The file's bytes."""
+def lowered(traced: Program) -> bytes:
+    """The bytes of a file that XNNPACK and ExecuTorch run; ``EngineError`` for what they have no kernels for."""
     with quiet(), _no_guards_on_batches():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -105,7 +106,13 @@ def _lowered(traced: Program) -> bytes:
             planning = MemoryPlanningPass(alloc_graph_input=False)  # inputs stay where the caller has them
             made = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
         except Exception as error:
-            raise EngineError(f"the model cannot be written for ExecuTorch ({reason_of(error)})") from error
+            raise EngineError(f"the model cannot be written for ExecuTorch ({reason_of(error)}); {ADVICE}") from error
+    wanted = (each for plan in made.executorch_program.execution_plan for each in plan.operators)
+    known = frozenset(_runtime()._get_operator_names())
+    for operator in wanted:
+        name = f"{operator.name}.{operator.overload}" if operator.overload else operator.name
+        if name not in known:
+            raise EngineError(f"the operator {name} has no kernel in ExecuTorch; {ADVICE}")
     return bytes(made.buffer)
 
 
@@ -119,9 +126,14 @@ def _no_guards_on_batches() -> Iterator[None]:
 class _Runner(Runner):
     def __init__(self, module: Any, threads: int) -> None:
         self.module, self.threads = module, threads
+        meta = module.method_meta("forward")
+        self.most = [meta.input_tensor_meta(k).sizes() for k in range(meta.num_inputs())]
         OPEN.add(self)
 
     def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
+        for x, most in zip(inputs, self.most, strict=False):
+            if any(size > bound for size, bound in zip(x.shape, most, strict=False)):
+                raise EngineError(f"an input of {x.shape} for a model that takes at most {most}; give smaller batches")
         try:
             found = self.module.forward([torch.from_numpy(np.require(x, requirements="W")) for x in inputs])
         except Exception as error:
