@@ -106,7 +106,7 @@ class Shortcut(nn.Module):
         self.taps = nn.ModuleList(Quantizer(8, -100, torch.tensor(0.02)) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.taps[0](self.first(self.taps[1](x)).flatten(2).reshape(len(x), 4, 8, 8))
+        x = self.taps[0](self.first(self.taps[1](x)).flatten(2).reshape(-1, 4, 8, 8))
         x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
         y: Tensor = self.taps[3](self.second(self.taps[2](x)))
         return y

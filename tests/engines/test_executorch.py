@@ -51,14 +51,16 @@ def test_outputs_are_the_models(files: Files, name: str, largest: float, batch: 
     assert found.largest < largest and found.agreement is not None and found.agreement >= 0.98, found
 
 
-def test_one_part_of_xnnpack_holds_every_layer_as_integers(files: Files) -> None:
-    """Its description of itself names the types of tensors; nothing of the network is left to portable kernels."""
+def test_xnnpack_holds_every_layer_as_integers(files: Files) -> None:
+    """Nothing but shapes is left to portable kernels, and what XNNPACK holds has a byte for a weight."""
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     data = files["int8"][1].read_bytes()
     (plan,) = deserialize_pte_binary(data).program.execution_plan
-    assert [each.id for each in plan.delegates] == ["XnnpackBackend"] and plan.operators == []
-    assert len(data) < 0.32 * files["float"][1].stat().st_size
+    assert {each.id for each in plan.delegates} == {"XnnpackBackend"}
+    assert {each.name for each in plan.operators} <= {"aten::view_copy", "executorch_prim::et_view"}
+    weights = sum(x.numel() for x in files["int8"][0].base.parameters())
+    assert len(data) < 1.25 * weights < 0.32 * files["float"][1].stat().st_size
 
 
 def test_larger_batches_are_refused(files: Files) -> None:

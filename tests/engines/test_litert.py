@@ -135,11 +135,12 @@ def test_layers_are_integers_in_the_file(files: Files) -> None:
     layers = Counter(
         (each["op_name"], *(kinds[x] for x in (*each["inputs"], *each["outputs"])))
         for each in opened._get_ops_details()
-        if each["op_name"] in ("CONV_2D", "FULLY_CONNECTED")
+        if each["op_name"] in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
     )
     whole = ("int8", "int8", "int32", "int8")
     assert layers == {
-        ("CONV_2D", *whole): 3,
+        ("CONV_2D", *whole): 2,
+        ("DEPTHWISE_CONV_2D", *whole): 1,  # so the converter calls that of a single channel
         ("FULLY_CONNECTED", *whole): 1,
         ("FULLY_CONNECTED", "float32", "int8", "float32", "float32"): 1,  # its result stays in floats
     }

@@ -15,6 +15,10 @@ class File:
 
     def __init__(self, data: bytes) -> None:
         self.model = schema.ModelT.InitFromPackedBuf(data, 0)
+        for buffer in self.model.buffers:
+            if buffer.offset > 1:  # numbers may lie behind the tables, which :meth:`packed` moves
+                buffer.data = np.frombuffer(data[buffer.offset : buffer.offset + buffer.size], np.uint8)
+                buffer.offset = buffer.size = 0
 
     def packed(self) -> bytes:
         builder = flatbuffers.Builder(1 << 20)
