@@ -23,7 +23,7 @@ def test_what_is_exported_runs_as_the_files_model(suffix: str, digits_file: Path
     path = tmp_path / f"digits{suffix}"
     ran = run("export", digits_file, "-o", path, "--json")
     assert (ran.code, ran.err) == (0, "")
-    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "integers", "decoded"}
+    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "most", "integers", "decoded"}
     assert (ran.json["file"], ran.json["bytes"]) == (str(path), path.stat().st_size)
     assert (ran.json["task"], ran.json["any_batch"]) == ("digits", True)
     student, _ = file.load(digits_file.read_bytes(), find("digits").architecture())
@@ -68,7 +68,7 @@ def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_
 
 
 def test_what_cannot_be_written_is_said(digits_file: Path, tmp_path: Path) -> None:
-    for name, reason in (("m.other", "end the name with one of"), ("no/m.onnx", "there is no folder")):
+    for name, reason in (("m.mlmodel", "end the name with one of"), ("no/m.onnx", "there is no folder")):
         ran = run("export", digits_file, "-o", tmp_path / name)
         assert ran.code == 1 and reason in ran.err
     assert list(tmp_path.iterdir()) == []

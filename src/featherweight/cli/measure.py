@@ -21,7 +21,8 @@ def measure(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="pytorch, pytorch-compiled, onnxruntime, openvino or c; again for more. The usual three if none."
+            help="pytorch, pytorch-compiled, onnxruntime, openvino, litert, executorch, ncnn, tvm or c; again for "
+            "more. pytorch, onnxruntime and openvino if none."
         ),
     ] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads; again for more. 1 if not given.")] = None,

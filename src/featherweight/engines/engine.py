@@ -65,11 +65,15 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written. ``any_batch``: it takes batches of any size, not only of the example's."""
+    """A file that was written.
+
+    ``any_batch``: it takes batches of any size, or of any up to ``most``, and not only of the example's.
+    """
 
     path: Path
     bytes: int
     any_batch: bool
+    most: int | None = None
 
 
 class Runner(ABC):

@@ -38,19 +38,20 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def program(model: nn.Module, example: Example, *, any_batch: bool = True) -> Program:
+def program(model: nn.Module, example: Example, *, any_batch: bool = True, most: int | None = None) -> Program:
     """Trace the model as it is in evaluation: for ``any_batch`` if it can be, else for the example's.
 
     With a free batch, the lengths of integer inputs, such as tokens of a text, are free too where the model allows it.
-    Tracing takes a size of one to be meant, so a batch of one is doubled for it.
+    Free sizes are ``most`` at most, where that is given. Tracing takes a size of one to be meant, so a batch of one is
+    doubled for it.
     """
     with quiet(), evaluating(model), torch.no_grad():
         if any_batch:
             # Whatever tracing stumbles over, it may not without a free dimension.
             with suppress(Exception):
-                return Program(_traced(model, _doubled(example), Dim.DYNAMIC), True)
+                return Program(_traced(model, _doubled(example), Dim.DYNAMIC(max=most), Dim.AUTO(max=most)), True)
         try:
-            return Program(_traced(model, example, None), False)
+            return Program(_traced(model, example), False)
         except Exception as error:
             reason = reason_of(error)
             raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
@@ -64,7 +65,7 @@ def reason_of(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
+def _traced(model: nn.Module, example: Example, batch: Any = None, length: Any = None) -> ExportedProgram:
     """Trace a copy of the example: tracing marks tensors as of free size, for the next time too."""
 
     def copied(value: Any) -> Any:
@@ -73,7 +74,7 @@ def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
     def dimensions(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.ndim:
             return None
-        lengths = {} if value.is_floating_point() else dict.fromkeys(range(1, value.ndim), Dim.AUTO)
+        lengths = {} if value.is_floating_point() else dict.fromkeys(range(1, value.ndim), length)
         return {0: batch, **lengths}
 
     args, kwargs = tree_map(copied, example.args), tree_map(copied, example.kwargs)
