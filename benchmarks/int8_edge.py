@@ -71,14 +71,14 @@ def by_xnnpack_quantizer(task: Task, dense: Path, path: Path) -> None:
 
     example = task.example()
     with quiet():
-        model = program(task.model(), example, MOST).exported.module(check_guards=False)
+        model = program(task.model(), example, most=MOST).exported.module(check_guards=False)
         prepared = prepare_pt2e(
             model, XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
         )
         for (x,) in samples(task.calibration_data(), CALIBRATION):
             for piece in torch.from_numpy(x).split(PIECE):
                 prepared(piece)
-        traced = program(convert_pt2e(prepared), example, MOST)
+        traced = program(convert_pt2e(prepared), example, most=MOST)
     files.save(path, lowered(traced))
 
 
