@@ -3,8 +3,9 @@
 import os
 import shutil
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ def test_a_compiler_that_fails_is_an_error_and_no_file(monkeypatch: pytest.Monke
         raise ValueError("unsupported function types ['odd.default']")
 
     for name in ("tvm", "tvm.relax", "tvm.relax.frontend", "tvm.relax.frontend.torch"):
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(from_exported_program=refuse, compile=None))
+        fake = ModuleType(name)
+        vars(fake).update(__spec__=ModuleSpec(name, None), from_exported_program=refuse, compile=None)  # torch looks
+        monkeypatch.setitem(sys.modules, name, fake)
     with pytest.raises(EngineError, match=r"TVM cannot compile the model .*odd.default.*export to .onnx or .pt2"):
         find("tvm").export(nn.Linear(3, 2), Example((torch.randn(1, 3),)), tmp_path / "m.so")
     assert os.listdir(tmp_path) == []
