@@ -25,6 +25,7 @@ import torch
 from int8 import agreement, samples
 from rich.console import Console
 from rich.table import Table
+from torch.fx import GraphModule
 
 from featherweight import file as files
 from featherweight.core.compressed import Compressed
@@ -78,7 +79,8 @@ def by_xnnpack_quantizer(task: Task, dense: Path, path: Path) -> None:
         for (x,) in samples(task.calibration_data(), CALIBRATION):
             for piece in torch.from_numpy(x).split(PIECE):
                 prepared(piece)
-        traced = program(convert_pt2e(prepared), example, most=MOST)
+        made = convert_pt2e(prepared)
+        traced = program(GraphModule(made, made.graph), example, most=MOST)  # `made` itself refuses eval()
     files.save(path, lowered(traced))
 
 
