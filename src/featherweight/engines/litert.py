@@ -87,11 +87,12 @@ class LiteRT(Engine):
         return data if _same(whole, data, [x.numpy() for x in _tensors(inputs)]) else None
 
     def _converted(self, exported: ExportedProgram, inputs: tuple[Any, Any]) -> bytes:
-        from featherweight.engines.tflite import File, multiply_levels, take_floats
+        from featherweight.engines.tflite import File, multiply_levels, pad_within, take_floats
 
         exported.example_inputs = inputs
         made = File(converted(exported, self.python, self.timeout))
         take_floats(made)
+        pad_within(made)
         multiply_levels(made, dict(_weights(exported)))
         return made.packed()
 

@@ -1,5 +1,6 @@
 """What is put right in a LiteRT file behind the converter: levels where it left numbers, and batches of any size."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,6 +33,16 @@ class File:
             for operator in graph.operators:
                 if self.model.operatorCodes[operator.opcodeIndex].builtinCode == code:
                     yield graph, operator
+
+    def maker(self, graph: Any, tensor: int, kind: str) -> Any | None:
+        """The operator that makes a tensor, if it is of this kind."""
+        return next((each for of, each in self.operators(kind) if of is graph and tensor in each.outputs), None)
+
+    def user(self, graph: Any, tensor: int, *kinds: str) -> Any | None:
+        """The operator that takes a tensor, if it is one alone and of these kinds."""
+        users = [each for each in graph.operators if tensor in each.inputs]
+        able = [each for kind in kinds for of, each in self.operators(kind) if of is graph]
+        return users[0] if len(users) == 1 and any(each is users[0] for each in able) else None
 
     def operator(self, kind: str, source: int, target: int) -> Any:
         """A new operator from one tensor to another."""
@@ -84,6 +95,50 @@ def take_floats(file: File) -> None:
                 for each in signatures:
                     for named in (*each.inputs, *each.outputs) if each.subgraphIndex == number else ():
                         named.tensorIndex = ends[place] if named.tensorIndex == index else named.tensorIndex
+
+
+OUT, BACK = (0, 3, 1, 2), (0, 2, 3, 1)
+"""Permutations from channels last, as kernels take images, to channels first, and back."""
+
+
+def pad_within(file: File) -> None:
+    """Zeros around levels are put there with channels last, and by the convolution itself where it can.
+
+    The converter does so for floats, and leaves levels between two transpositions.
+    """
+    for graph, pad in list(file.operators("PAD")):
+        before, after = file.maker(graph, pad.inputs[0], "TRANSPOSE"), file.user(graph, pad.outputs[0], "TRANSPOSE")
+        amounts = file.constant(graph.tensors[pad.inputs[1]])
+        if before is not None and after is not None and amounts is not None:
+            turns = tuple(file.constant(graph.tensors[each.inputs[1]]) for each in (before, after))
+            if all(turn is not None and tuple(turn) == wanted for turn, wanted in zip(turns, (OUT, BACK), strict=True)):
+                amounts = np.ascontiguousarray(amounts.reshape(4, 2)[list(BACK)])
+                shared = graph.tensors[pad.inputs[1]]  # by other operators, perhaps, which keep it
+                graph.tensors.append(copy.copy(shared))
+                file.put(graph.tensors[-1], amounts)
+                pad.inputs, pad.outputs = [before.inputs[0], len(graph.tensors) - 1], after.outputs
+                graph.operators.remove(after)
+                if not any(before.outputs[0] in each.inputs for each in graph.operators):
+                    graph.operators.remove(before)
+        layer = file.user(graph, pad.outputs[0], "CONV_2D", "DEPTHWISE_CONV_2D")
+        if layer is not None and amounts is not None and _is_same(graph, pad, layer, amounts.reshape(4, 2)):
+            layer.inputs = [pad.inputs[0], *layer.inputs[1:]]
+            layer.builtinOptions.padding = schema.Padding.SAME
+            graph.operators.remove(pad)
+
+
+def _is_same(graph: Any, pad: Any, layer: Any, amounts: "np.ndarray[Any, Any]") -> bool:
+    """Whether these zeros are what ``SAME`` says: as many as ``⌈size / stride⌉`` results take, an odd one last."""
+    given = layer.builtinOptions
+    wanted = [[0, 0]]
+    for axis, stride, dilation in (
+        (1, given.strideH, given.dilationHFactor),
+        (2, given.strideW, given.dilationWFactor),
+    ):
+        size, width = int(graph.tensors[pad.inputs[0]].shape[axis]), int(graph.tensors[layer.inputs[1]].shape[axis])
+        total = max((-(-size // stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
+        wanted.append([total // 2, total - total // 2])
+    return bool(given.padding == schema.Padding.VALID) and amounts.tolist() == [*wanted, [0, 0]]
 
 
 def multiply_levels(file: File, weights: Mapping[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]) -> None:
