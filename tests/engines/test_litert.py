@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
-from featherweight.core.task import Example
+from featherweight.core.task import Example, Task
 from featherweight.engines import ENGINES
 from featherweight.engines.engine import Settings
 from featherweight.engines.export import export
@@ -124,6 +125,43 @@ def test_outputs_are_the_models(files: Files, name: str, largest: float, batch: 
     assert outputs[0][0].dtype == "float32"
     found = parity(reference, outputs)
     assert found.largest < largest and found.agreement is not None and found.agreement >= 0.98, found
+
+
+class Padded(nn.Module):
+    """Zeros to the right and below, as other frameworks pad for a stride of two, and zeros for channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y: Tensor = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 0, 1)) + F.pad(
+            self.second(F.pad(x, (0, 1, 0, 1))), (0, 0, 0, 0, 1, 0)
+        )
+        return y.relu()
+
+
+def test_levels_are_padded_as_images_lie_and_within_convolutions(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    if PYTHON not in os.environ:
+        pytest.skip(f"{PYTHON} names no Python with LiteRT's converter")
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    torch.manual_seed(0)
+    x = torch.randn(5, 3, 8, 8)
+    task = Task("padded", lambda: Padded().eval(), Padded, lambda: Example((x[:1],)), calibration=lambda: [x])
+    student, _ = run(Padded().eval(), task, post_training(8, 8))
+    export(student.eval(), Example((x[:1],)), tmp_path / "m.tflite")
+    with torch.no_grad():
+        expected = student(x).numpy()
+    found = parity([[expected]], [ENGINES["litert"].open(tmp_path / "m.tflite", Settings()).run([x.numpy()])])
+    assert found.snr > 30, found
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    opened = Interpreter(model_path=str(tmp_path / "m.tflite"), num_threads=1, experimental_op_resolver_type=plain)
+    opened.allocate_tensors()
+    kinds = Counter(each["op_name"] for each in opened._get_ops_details())
+    assert kinds["PAD"] == 2 and kinds["TRANSPOSE"] == 2, kinds
 
 
 def test_samples_of_another_size_are_refused(files: Files) -> None:
