@@ -65,6 +65,7 @@ def by_xnnpack_quantizer(task: Task, dense: Path, path: Path) -> None:
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
     )
+    from torchao.quantization.pt2e import allow_exported_model_train_eval
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     from featherweight.engines.executorch import MOST, lowered
@@ -78,7 +79,7 @@ def by_xnnpack_quantizer(task: Task, dense: Path, path: Path) -> None:
         for (x,) in samples(task.calibration_data(), CALIBRATION):
             for piece in torch.from_numpy(x).split(PIECE):
                 prepared(piece)
-        traced = program(convert_pt2e(prepared), example, most=MOST)
+        traced = program(allow_exported_model_train_eval(convert_pt2e(prepared)), example, most=MOST)
     files.save(path, lowered(traced))
 
 
