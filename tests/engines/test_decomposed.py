@@ -14,6 +14,7 @@ from featherweight.core.task import ACCURACY, Example, Task
 from featherweight.engines.decomposed import Kernels, aten, decomposed, standard
 from featherweight.engines.integers import deployed
 from featherweight.engines.parity import parity
+from featherweight.engines.program import Limits
 from featherweight.graph.fold import FoldNorms
 from featherweight.run import run
 from featherweight.schemes.uniform import Fit, PerChannel, PerGroup, Uniform
@@ -23,7 +24,7 @@ from .nets import NETS
 
 INT8 = Uniform(8, granularity=PerChannel(), fit=Fit.SEARCH)
 KERNELS = {
-    "folded": Kernels(most=64, bare=frozenset({aten.slice.Tensor})),
+    "folded": Kernels(most=Limits(64, 9), bare=frozenset({aten.slice.Tensor})),
     "unfolded": Kernels(folded=False, unquantized=aten.linear.default),
 }
 
@@ -163,5 +164,7 @@ def test_ranges_that_are_found_at_run_time_are_computed_in_floats() -> None:
 
 
 def test_batches_have_the_bound_that_is_asked_for() -> None:
-    found = decomposed(NETS["digits"].model(), NETS["digits"].example, Kernels(most=48)).exported
+    found = decomposed(NETS["digits"].model(), NETS["digits"].example, Kernels(most=Limits(48))).exported
     assert [each.upper for each in found.range_constraints.values()] == [48]
+    found = decomposed(NETS["attending"].model(), NETS["attending"].example, Kernels(most=Limits(48, 5))).exported
+    assert sorted(each.upper for each in found.range_constraints.values()) == [7, 48], "the example is longer"

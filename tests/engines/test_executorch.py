@@ -34,12 +34,12 @@ def files(digits_model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
     made = {"float": Compressed(digits_model).eval(), "int8": student.eval()}
     for name, model in made.items():
         written = export(model, task.example(), folder / f"{name}.pte").file
-        assert written.any_batch and written.most == MOST
+        assert written.any_batch and written.most == MOST.batch
     return {name: (model, folder / f"{name}.pte") for name, model in made.items()}
 
 
 @pytest.mark.parametrize(("name", "largest"), [("float", 1e-3), ("int8", 0.02)])
-@pytest.mark.parametrize("batch", [1, MOST])
+@pytest.mark.parametrize("batch", [1, MOST.batch])
 def test_outputs_are_the_models(files: Files, name: str, largest: float, batch: int) -> None:
     model, path = files[name]
     x = digits("selection")[0][:300]
@@ -64,8 +64,8 @@ def test_xnnpack_holds_every_layer_as_integers(files: Files) -> None:
 
 
 def test_larger_batches_are_refused(files: Files) -> None:
-    with pytest.raises(EngineError, match=rf"takes at most \({MOST}, 1, 8, 8\)"):
-        EXECUTORCH.open(files["float"][1], Settings()).run([np.zeros((MOST + 1, 1, 8, 8), np.float32)])
+    with pytest.raises(EngineError, match=rf"takes at most \({MOST.batch}, 1, 8, 8\)"):
+        EXECUTORCH.open(files["float"][1], Settings()).run([np.zeros((MOST.batch + 1, 1, 8, 8), np.float32)])
 
 
 def test_threads_are_the_processes(files: Files) -> None:

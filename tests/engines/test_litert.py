@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -123,6 +124,11 @@ def test_outputs_are_the_models(files: Files, name: str, largest: float, batch: 
     assert outputs[0][0].dtype == "float32"
     found = parity(reference, outputs)
     assert found.largest < largest and found.agreement is not None and found.agreement >= 0.98, found
+
+
+def test_samples_of_another_size_are_refused(files: Files) -> None:
+    with pytest.raises(EngineError, match=r"of \(2, 1, 9, 8\) for a file whose samples are of \(1, 8, 8\)"):
+        ENGINES["litert"].open(files["float"][1], Settings()).run([np.zeros((2, 1, 9, 8), np.float32)])
 
 
 def test_layers_are_integers_in_the_file(files: Files) -> None:

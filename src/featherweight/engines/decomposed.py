@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from featherweight.activations.dynamic import dynamic_numbers
 from featherweight.core.task import Example
 from featherweight.engines.integers import numbers
-from featherweight.engines.program import Program, program
+from featherweight.engines.program import Limits, Program, program
 from featherweight.graph.sites import moves
 
 aten, ours, standard = torch.ops.aten, torch.ops.featherweight, torch.ops.quantized_decomposed
@@ -52,13 +52,13 @@ class Kernels:
     """What an engine makes of levels.
 
     folded       it takes weights that are levels; else floats and the operator that makes levels of them
-    most         the largest batch, and length of a text, that files are made for
+    most         the largest sizes that files are made for
     bare         operators that are given levels as they are, since no kernel knows the pattern around them
     unquantized  a linear layer that takes levels and whose result stays in floats; by default it is all floats
     """
 
     folded: bool = True
-    most: int | None = None
+    most: Limits = Limits()
     bare: frozenset[Any] = frozenset()
     unquantized: Layer | None = None
 

@@ -26,11 +26,11 @@ from featherweight.engines.engine import (
     Settings,
     needed,
 )
-from featherweight.engines.program import Program, quiet, reason_of
+from featherweight.engines.program import Limits, Program, quiet, reason_of
 
 EXTRA = "executorch"
-MOST = 64
-"""Samples in a batch: memory for what lies between XNNPACK's parts is set aside for the most that there can be."""
+MOST = Limits(batch=64, length=128)
+"""Memory for what lies between XNNPACK's parts is set aside for the most that there can be."""
 ADVICE = "export .onnx, or leave out the module that this operator is in"
 aten, standard = torch.ops.aten, torch.ops.quantized_decomposed
 
@@ -51,8 +51,9 @@ KERNELS = Kernels(
 
 @dataclass(frozen=True)
 class ExecuTorch(Engine):
-    """Batches of up to ``MOST`` samples. XNNPACK runs what it has kernels for, ExecuTorch's portable ones the rest.
+    """Batches of up to 64 samples, texts of up to 128 tokens or as long as the example (``MOST``).
 
+    XNNPACK runs what it has kernels for, ExecuTorch's portable ones the rest.
     All models of a process share one pool of threads.
     """
 
@@ -67,7 +68,9 @@ class ExecuTorch(Engine):
         with quiet():
             needed("executorch.exir", EXTRA)
         traced = decomposed(model, example, KERNELS)
-        return Exported(path, file.save(path, lowered(traced)), traced.any_batch, MOST)
+        return Exported(
+            path, file.save(path, lowered(traced)), traced.any_batch, MOST.batch if traced.any_batch else None
+        )
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)

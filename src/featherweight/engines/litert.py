@@ -157,9 +157,16 @@ class _Runner(Runner):
         self.interpreter = interpreter
         self.inputs = [(each["index"], each["dtype"]) for each in interpreter.get_input_details()]
         self.outputs = [each["index"] for each in interpreter.get_output_details()]
+        self.sizes = [tuple(each["shape"][1:]) for each in interpreter.get_input_details()]
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
+        for x, sizes in zip(inputs, self.sizes, strict=False):
+            if x.shape[1:] != sizes:
+                raise EngineError(
+                    f"an input of {x.shape} for a file whose samples are of {sizes}: lengths are fixed in LiteRT; "
+                    "export with an example of this size, or .onnx or .pte"
+                )
         try:
             self._lay_out([x.shape for x in inputs])
             for (index, kind), x in zip(self.inputs, inputs, strict=True):
