@@ -12,7 +12,7 @@ from torch import nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
-from featherweight.core.task import Example
+from featherweight.core.task import Example, Task
 from featherweight.engines import ENGINES
 from featherweight.engines.engine import Settings
 from featherweight.engines.export import export
@@ -151,3 +151,36 @@ def test_layers_are_integers_in_the_file(files: Files) -> None:
         ("FULLY_CONNECTED", "float32", "int8", "float32", "float32"): 1,  # its result stays in floats
     }
     assert files["int8"][1].stat().st_size < 0.32 * files["float"][1].stat().st_size
+
+
+class Padded(nn.Module):
+    """A convolution whose zeros lie on two sides alone, and one whose zeros are not what SAME means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.within = nn.Conv2d(8, 8, 3, stride=2, groups=8)
+        self.before = nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.within(nn.functional.pad(self.first(x).relu(), (0, 1, 0, 1))).relu()
+        return self.before(nn.functional.pad(x, (2, 0, 2, 0))).relu().mean((2, 3))
+
+
+def test_zeros_become_the_convolutions_own_where_same_means_them(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert")
+    if PYTHON not in os.environ:
+        pytest.skip(f"{PYTHON} names no Python with LiteRT's converter")
+    from featherweight.engines.tflite import File
+
+    torch.manual_seed(0)
+    model = Padded().eval()
+    data = [torch.randn(16, 3, 16, 16) for _ in range(4)]
+    task = Task("padded", lambda: model, lambda: model, lambda: Example((data[0][:2],)), calibration=lambda: data)
+    student, _ = run(model, task, post_training(8, 8))
+    export(student, task.example(), tmp_path / "m.tflite")
+    assert len(list(File((tmp_path / "m.tflite").read_bytes()).operators("PAD"))) == 1
+    found = ENGINES["litert"].open(tmp_path / "m.tflite", Settings()).run([data[1].numpy()])
+    with torch.no_grad():
+        same = parity([[student(data[1]).numpy()]], [found])
+    assert same.snr > 40, same

@@ -87,11 +87,12 @@ class LiteRT(Engine):
         return data if _same(whole, data, [x.numpy() for x in _tensors(inputs)]) else None
 
     def _converted(self, exported: ExportedProgram, inputs: tuple[Any, Any]) -> bytes:
-        from featherweight.engines.tflite import File, multiply_levels, take_floats
+        from featherweight.engines.tflite import File, multiply_levels, pad_within, take_floats
 
         exported.example_inputs = inputs
         made = File(converted(exported, self.python, self.timeout))
         take_floats(made)
+        pad_within(made)
         multiply_levels(made, dict(_weights(exported)))
         return made.packed()
 
@@ -157,7 +158,7 @@ class _Runner(Runner):
         self.interpreter = interpreter
         self.inputs = [(each["index"], each["dtype"]) for each in interpreter.get_input_details()]
         self.outputs = [each["index"] for each in interpreter.get_output_details()]
-        self.sizes = [tuple(each["shape"][1:]) for each in interpreter.get_input_details()]
+        self.sizes = [tuple(map(int, each["shape"][1:])) for each in interpreter.get_input_details()]
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:
