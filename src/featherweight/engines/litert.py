@@ -158,7 +158,7 @@ class _Runner(Runner):
         self.interpreter = interpreter
         self.inputs = [(each["index"], each["dtype"]) for each in interpreter.get_input_details()]
         self.outputs = [each["index"] for each in interpreter.get_output_details()]
-        self.sizes = [tuple(each["shape"][1:]) for each in interpreter.get_input_details()]
+        self.sizes = [tuple(map(int, each["shape"][1:])) for each in interpreter.get_input_details()]
         self.shapes: list[tuple[int, ...]] = []
 
     def run(self, inputs: Arrays) -> list["np.ndarray[Any, Any]"]:

@@ -1,7 +1,7 @@
 """What is put right in a LiteRT file behind the converter: levels where it left numbers, and batches of any size."""
 
-import copy
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import flatbuffers
@@ -28,21 +28,10 @@ class File:
 
     def operators(self, kind: str) -> Iterator[tuple[Any, Any]]:
         """Graphs, each with an operator of this kind."""
-        code = getattr(schema.BuiltinOperator, kind)
         for graph in self.model.subgraphs:
             for operator in graph.operators:
-                if self.model.operatorCodes[operator.opcodeIndex].builtinCode == code:
+                if self.is_a(kind, operator):
                     yield graph, operator
-
-    def maker(self, graph: Any, tensor: int, kind: str) -> Any | None:
-        """The operator that makes a tensor, if it is of this kind."""
-        return next((each for of, each in self.operators(kind) if of is graph and tensor in each.outputs), None)
-
-    def user(self, graph: Any, tensor: int, *kinds: str) -> Any | None:
-        """The operator that takes a tensor, if it is one alone and of these kinds."""
-        users = [each for each in graph.operators if tensor in each.inputs]
-        able = [each for kind in kinds for of, each in self.operators(kind) if of is graph]
-        return users[0] if len(users) == 1 and any(each is users[0] for each in able) else None
 
     def operator(self, kind: str, source: int, target: int) -> Any:
         """A new operator from one tensor to another."""
@@ -65,6 +54,20 @@ class File:
         buffer.data = np.frombuffer(numbers.tobytes(), np.uint8)
         tensor.buffer = len(self.model.buffers)
         self.model.buffers.append(buffer)
+
+    def is_a(self, kind: str, operator: Any) -> bool:
+        code = self.model.operatorCodes[operator.opcodeIndex].builtinCode
+        return bool(code == getattr(schema.BuiltinOperator, kind))
+
+    def drop_idle(self) -> None:
+        """Remove operators whose results nothing takes."""
+        for graph in self.model.subgraphs:
+            wanted, kept = set(graph.outputs), []
+            for operator in reversed(graph.operators):
+                if wanted.intersection(operator.outputs):
+                    wanted.update(operator.inputs)
+                    kept.append(operator)
+            graph.operators = kept[::-1]
 
     def drop_unused(self) -> None:
         """Empty the buffers that no tensor has any more."""
@@ -97,50 +100,6 @@ def take_floats(file: File) -> None:
                         named.tensorIndex = ends[place] if named.tensorIndex == index else named.tensorIndex
 
 
-OUT, BACK = (0, 3, 1, 2), (0, 2, 3, 1)
-"""Permutations from channels last, as kernels take images, to channels first, and back."""
-
-
-def pad_within(file: File) -> None:
-    """Zeros around levels are put there with channels last, and by the convolution itself where it can.
-
-    The converter does so for floats, and leaves levels between two transpositions.
-    """
-    for graph, pad in list(file.operators("PAD")):
-        before, after = file.maker(graph, pad.inputs[0], "TRANSPOSE"), file.user(graph, pad.outputs[0], "TRANSPOSE")
-        amounts = file.constant(graph.tensors[pad.inputs[1]])
-        if before is not None and after is not None and amounts is not None:
-            turns = tuple(file.constant(graph.tensors[each.inputs[1]]) for each in (before, after))
-            if all(turn is not None and tuple(turn) == wanted for turn, wanted in zip(turns, (OUT, BACK), strict=True)):
-                amounts = np.ascontiguousarray(amounts.reshape(4, 2)[list(BACK)])
-                shared = graph.tensors[pad.inputs[1]]  # by other operators, perhaps, which keep it
-                graph.tensors.append(copy.copy(shared))
-                file.put(graph.tensors[-1], amounts)
-                pad.inputs, pad.outputs = [before.inputs[0], len(graph.tensors) - 1], after.outputs
-                graph.operators.remove(after)
-                if not any(before.outputs[0] in each.inputs for each in graph.operators):
-                    graph.operators.remove(before)
-        layer = file.user(graph, pad.outputs[0], "CONV_2D", "DEPTHWISE_CONV_2D")
-        if layer is not None and amounts is not None and _is_same(graph, pad, layer, amounts.reshape(4, 2)):
-            layer.inputs = [pad.inputs[0], *layer.inputs[1:]]
-            layer.builtinOptions.padding = schema.Padding.SAME
-            graph.operators.remove(pad)
-
-
-def _is_same(graph: Any, pad: Any, layer: Any, amounts: "np.ndarray[Any, Any]") -> bool:
-    """Whether these zeros are what ``SAME`` says: as many as ``⌈size / stride⌉`` results take, an odd one last."""
-    given = layer.builtinOptions
-    wanted = [[0, 0]]
-    for axis, stride, dilation in (
-        (1, given.strideH, given.dilationHFactor),
-        (2, given.strideW, given.dilationWFactor),
-    ):
-        size, width = int(graph.tensors[pad.inputs[0]].shape[axis]), int(graph.tensors[layer.inputs[1]].shape[axis])
-        total = max((-(-size // stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
-        wanted.append([total // 2, total - total // 2])
-    return bool(given.padding == schema.Padding.VALID) and amounts.tolist() == [*wanted, [0, 0]]
-
-
 def multiply_levels(file: File, weights: Mapping[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]) -> None:
     """Linear layers between floats get their levels back, of which the converter made numbers.
 
@@ -160,6 +119,69 @@ def multiply_levels(file: File, weights: Mapping[bytes, tuple["np.ndarray[Any, A
             weight.quantization.scale, weight.quantization.zeroPoint = scales, np.zeros(len(scales), np.int64)
             operator.builtinOptions.asymmetricQuantizeInputs = True
     file.drop_unused()
+
+
+TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
+"""How dimensions are permuted that bring channels to the front, and behind the others."""
+
+
+def pad_within(file: File) -> None:
+    """Zeros around what a convolution takes in become the convolution's own, where its padding SAME means just these.
+
+    Of levels the converter makes an operator for them, between two that move the channels forth and back.
+    """
+    for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
+        for graph, convolution in file.operators(kind):
+            settings, makers = convolution.builtinOptions, _makers(graph)
+            back, padding, forth = islice(_before(makers, convolution), 3)
+            if not (_moves(file, graph, back, TO_LAST) and _moves(file, graph, forth, TO_FIRST)):
+                continue
+            zeros = file.constant(graph.tensors[padding.inputs[1]]) if file.is_a("PAD", padding) else None
+            source = graph.tensors[forth.inputs[0]]
+            if zeros is None or settings.padding != schema.Padding.VALID or not _alike(source, graph, convolution):
+                continue
+            height, width = graph.tensors[convolution.inputs[1]].shape[1:3]
+            same = (
+                *_same(source.shape[1], height, settings.strideH, settings.dilationHFactor),
+                *_same(source.shape[2], width, settings.strideW, settings.dilationWFactor),
+            )
+            if zeros.tolist() == [0, 0, 0, 0, *same]:
+                settings.padding = schema.Padding.SAME
+                convolution.inputs = [forth.inputs[0], *convolution.inputs[1:]]
+    file.drop_idle()
+
+
+def _makers(graph: Any) -> dict[int, Any]:
+    return {index: operator for operator in graph.operators for index in operator.outputs}
+
+
+def _before(makers: Mapping[int, Any], operator: Any) -> Iterator[Any]:
+    """What makes an operator's first input, what makes the first input of that, and so on; ``None`` in the end."""
+    while True:
+        operator = None if operator is None else makers.get(operator.inputs[0])
+        yield operator
+
+
+def _moves(file: File, graph: Any, operator: Any, order: list[int]) -> bool:
+    """Whether an operator permutes dimensions in this way."""
+    if operator is None or not file.is_a("TRANSPOSE", operator):
+        return False
+    found = file.constant(graph.tensors[operator.inputs[1]])
+    return found is not None and found.tolist() == order
+
+
+def _alike(source: Any, graph: Any, convolution: Any) -> bool:
+    """Whether a tensor's levels mean what those do that a convolution takes in."""
+    given = graph.tensors[convolution.inputs[0]]
+    grids = [(each.quantization.scale, each.quantization.zeroPoint) for each in (source, given) if each.quantization]
+    same = len(grids) == 2 and all(np.array_equal(a, b) for a, b in zip(*grids, strict=True))
+    return source.type == given.type and (same or not grids)
+
+
+def _same(size: int, taps: int, stride: int, dilation: int) -> tuple[int, int]:
+    """The zeros before and behind a row of so many entries that SAME stands for."""
+    total = max((-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1 - size, 0)
+    return total // 2, total - total // 2
 
 
 def free_batches(file: File, batch: int) -> None:

@@ -158,11 +158,15 @@ TENSORFLOW_LITE = System(
         ),
         Part("training for it", "recipes qat-jacob and tf-contrib-quantize"),
         Part("its limits on levels: no −128 among weights, zero always a level", "schemes/uniform.py, Quantizer"),
+        Part("files for it, with our integers and scales", "engines/litert.py, through LiteRT's own converter"),
         Part("delegates, microcontrollers, training on devices", "nowhere"),
     ),
     (
-        "a model on integers alone decides as the simulation does (tests/graph); no .tflite file is written by the "
-        "engines that this card was written with",
+        "a model on integers alone decides as the simulation does (tests/graph)",
+        "float and int8 models of tasks in LiteRT against PyTorch, sizes and times: `python benchmarks/engines.py`, "
+        "record benchmarks/results/engines.json (ai-edge-litert 2.3.0, litert-torch 0.10.0)",
+        "int8 beside ai-edge-quantizer's on the same weights: `python benchmarks/int8_edge.py`, record "
+        "benchmarks/results/int8-edge.json",
     ),
     ("bit equality with TensorFlow Lite's own kernels on whole networks",),
     "LiteRT, which it is called now; its files and specification go on.",
