@@ -26,7 +26,8 @@ from featherweight.search.precision import post_training
 from featherweight.tasks import find as find_task
 
 TASKS = ("digits", "mnist-lenet5", "cifar10-resnet20", "imagenet-lite0", "minilm")
-ALL_ENGINES = tuple(ENGINES)
+ALL_ENGINES = tuple(name for name in ENGINES if name != "tensorrt")
+"""Those that run here."""
 
 
 def measured(name: str, engines: Sequence[Engine], options: argparse.Namespace) -> Comparison:

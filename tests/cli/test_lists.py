@@ -107,7 +107,7 @@ def test_files_that_systems_point_to_are_there() -> None:
     root = CARDS.parents[1]
     for system in SYSTEMS.values():
         for text in (*(part.where for part in system.parts), *system.checked):
-            for name in re.findall(r"(?:tests|benchmarks)/[\w/.]+\w", text):
+            for name in re.findall(r"(?:tests|benchmarks)/[\w/.-]+\w", text):
                 assert (root / name).exists(), name
             for name in re.findall(r"(?<!tests/)(?:engines|activations|schemes|graph|search)/\w+\.py", text):
                 assert (root / "src" / "featherweight" / name).exists(), name
