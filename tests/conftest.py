@@ -22,3 +22,9 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def digits_model(data_folder: Path) -> nn.Module:
     """The trained network of the ``digits`` task, trained once a data folder. Do not change it."""
     return find("digits").model()
+
+
+@pytest.fixture(scope="session")
+def digits_lstm(data_folder: Path) -> nn.Module:
+    """The same of ``digits-lstm``."""
+    return find("digits-lstm").model()

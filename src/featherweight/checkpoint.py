@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from featherweight.activations.fixed_point import LimitedPrecision
 from featherweight.activations.gates import Factors, GroupNoise, HardConcrete, Scaling
-from featherweight.activations.learned import Clipped, MovingRange, QuantizedGradient
+from featherweight.activations.learned import Clipped, MovingRange, QuantizedGradient, ShiftedError
 from featherweight.activations.logarithmic import LogGradient
+from featherweight.activations.memberships import Assigned, Membership
+from featherweight.activations.runtime import Deciding
 from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout, Role
 from featherweight.core.compressed import Compressed
@@ -30,7 +32,8 @@ FILE = "checkpoint.safetensors"
 TAPPED: dict[str, type[Function]] = {
     **FUNCTIONS,
     **{each.identifier: each for each in (Clipped, MovingRange, QuantizedGradient, LogGradient, LimitedPrecision)},
-    **{each.identifier: each for each in (Factors, GroupNoise, HardConcrete, Scaling)},
+    ShiftedError.identifier: ShiftedError,
+    **{each.identifier: each for each in (Assigned, Deciding, Factors, GroupNoise, HardConcrete, Membership, Scaling)},
 }
 """Name in a checkpoint -> class of what activations are sent through: those of files, and those that only learn."""
 

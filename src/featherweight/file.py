@@ -18,6 +18,7 @@ from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.coding import Decoder, Encoder, Reader, Writer, cost, open_sealed, seal, write_atomic
 from featherweight.core.code import Code, Layout
 from featherweight.core.compressed import Compressed
@@ -27,9 +28,12 @@ from featherweight.core.shared import Reference, mapped, referenced, resolved
 from featherweight.core.site import parameters
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.graph.attributes import SetSizes
+from featherweight.graph.biases import Unbias
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group
+from featherweight.graph.recurrent import Step
 from featherweight.graph.rewrite import CutGraph
 from featherweight.schemes.codebook import CodebookCode
 from featherweight.schemes.fixed_point import FixedPointCode
@@ -66,11 +70,13 @@ KINDS: dict[int, type[Code]] = {
 }
 """Number in a file -> class. A number is never given to another class."""
 
-EDITS: dict[str, type[Edit]] = {each.identifier: each for each in (Cut, CutGraph, Fold, SetSizes, Skip)}
+EDITS: dict[str, type[Edit]] = {
+    each.identifier: each for each in (Cut, CutGraph, Fold, Group, SetSizes, Skip, Step, Unbias)
+}
 """Name in a file -> class of a structural edit."""
 
 FUNCTIONS: dict[str, type[StoredFunction]] = {
-    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer)
+    each.identifier: each for each in (Quantizer, Sign, HalfWave, LogQuantizer, DynamicQuantizer, RuntimeGate)
 }
 """Name in a file -> class of what activations are sent through."""
 

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from featherweight.activations.learned import Clipped, HalfWave, MovingRange, QuantizedGradient, half_wave_step
+from featherweight.activations.learned import (
+    Clipped,
+    HalfWave,
+    MovingRange,
+    QuantizedGradient,
+    ShiftedError,
+    half_wave_step,
+)
 from featherweight.activations.quantizers import Quantizer
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SchemeError
@@ -119,3 +126,15 @@ def test_learning_functions_settle_in_the_student_and_in_the_file() -> None:
 def test_malformed_half_waves(record: list) -> None:
     with pytest.raises(FormatError):
         HalfWave.from_json(record)
+
+
+def test_errors_become_integers_of_which_the_proportions_count() -> None:
+    """By hand for 3 bits: σ = ¼, and the power of two next to 5 is 4, so that 5 is clipped to ¾."""
+    for size in (1.0, 2.0**30):
+        x = torch.zeros(2, 3, requires_grad=True)
+        y = ShiftedError(3)(x)
+        assert torch.equal(y, x)
+        y.backward(size * torch.tensor([[5.0, -0.6, 0.4], [0.0, 1.6, -3.2]]))
+        assert x.grad is not None and x.grad.tolist() == [[0.75, -0.25, 0.0], [0.0, 0.5, -0.75]]
+    with pytest.raises(SchemeError, match="2..16"):
+        ShiftedError(1)

@@ -15,7 +15,7 @@ import pytest
 from featherweight import file
 from featherweight.core.errors import FormatError
 
-from .make import ATTACKS, CODEBOOK, FILES, FIRST, HALF, bomb, coded, fold, packed, quantizer, tap, taps, user
+from .make import ATTACKS, CODEBOOK, FILES, FIRST, HALF, bomb, coded, edit, fold, packed, quantizer, tap, taps, user
 from .make import two as shared
 from .victim import TAPPED, USERS, Victim, loads, plain, resealed, student, survives, unpacks
 
@@ -48,6 +48,8 @@ def test_what_is_attacked_is_taken_where_nothing_is_wrong_with_it() -> None:
     assert unpacks(quantizer(1, -1, 3e38)) and unpacks(packed({"tensors": []}, coded()))
     with pytest.raises(FormatError, match="embed: a stream"):  # which is behind the header
         file.load(fold({"layer": "norm"}), Victim())
+    with pytest.raises(FormatError, match="embed: a stream"):
+        file.load(edit("group", {"layer": {"inputs": [[0], [1], [1]], "outputs": [2, 0, 1]}}), Victim())
     one, two = (CODEBOOK, (1,), (HALF,)), (CODEBOOK, (1,), (FIRST,))
     assert unpacks(shared(one, two, streams=(([0], 2**16),))) and unpacks(shared(two, one, streams=(([0], 2**16),)))
 
@@ -66,6 +68,8 @@ REASONS = {
     "sign": "a sign has no settings|is not one that Featherweight writes",
     "quantizer": "no quantizer of activations|is not one that Featherweight writes",
     "scale": "no quantizer of activations",
+    "group": "to be grouped|the edit says|not there|groups of a layer|what stays|not one that Featherweight writes",
+    "runtime": "an agent is a row|is not one that Featherweight writes",
     "fold": "norm .* has no name|to fold|two layers|norms 5 channels|is not one that Featherweight writes",
 }
 

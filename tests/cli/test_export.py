@@ -23,7 +23,7 @@ def test_what_is_exported_runs_as_the_files_model(suffix: str, digits_file: Path
     path = tmp_path / f"digits{suffix}"
     ran = run("export", digits_file, "-o", path, "--json")
     assert (ran.code, ran.err) == (0, "")
-    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "integers", "decoded"}
+    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "most", "integers", "decoded"}
     assert (ran.json["file"], ran.json["bytes"]) == (str(path), path.stat().st_size)
     assert (ran.json["task"], ran.json["any_batch"]) == ("digits", True)
     student, _ = file.load(digits_file.read_bytes(), find("digits").architecture())
@@ -39,6 +39,27 @@ def test_what_is_exported_runs_as_the_files_model(suffix: str, digits_file: Path
     assert again.code == 0 and "any batch size" in again.out and path.read_bytes() == before
 
 
+def test_a_network_of_integers_becomes_c(tmp_path: Path) -> None:
+    path = tmp_path / "resnet20.c"
+    ran = run("export", Path(__file__).parents[2] / "evidence" / "resnet20-w8a8.fwt", "-o", path, "--json")
+    assert (ran.code, ran.err, ran.json["engine"], ran.json["decoded"]) == (0, "", "c", [])
+    assert len(ran.json["integers"]) == 20 and ran.json["bytes"] == path.stat().st_size
+
+
+def test_a_network_of_floats_does_not_become_c(digits_file: Path, tmp_path: Path) -> None:
+    ran = run("export", digits_file, "-o", tmp_path / "m.c")
+    assert ran.code == 1 and "C runs on integers alone" in ran.err and "int8" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_is_chosen_by_name_where_files_end_alike(digits_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    ran = run("export", digits_file, "-o", tmp_path / "m.onnx", "--engine", "tensorrt", "--json")
+    assert ran.code == 0 and ran.json["engine"] == "tensorrt"
+    other = run("export", digits_file, "-o", tmp_path / "m.pt2", "--engine", "tensorrt")
+    assert other.code == 1 and "files of tensorrt end in .onnx" in other.err
+
+
 def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.pt2"
     ran = run("export", user_file, "-o", path)
@@ -47,7 +68,7 @@ def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_
 
 
 def test_what_cannot_be_written_is_said(digits_file: Path, tmp_path: Path) -> None:
-    for name, reason in (("m.tflite", "end the name with one of .onnx, .pt2"), ("no/m.onnx", "there is no folder")):
+    for name, reason in (("m.mlmodel", "end the name with one of"), ("no/m.onnx", "there is no folder")):
         ran = run("export", digits_file, "-o", tmp_path / name)
         assert ran.code == 1 and reason in ran.err
     assert list(tmp_path.iterdir()) == []

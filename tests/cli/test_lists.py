@@ -1,6 +1,7 @@
 """``papers``, ``tasks``, ``reproduce``, the help, and the cards."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from torch import nn
 
 from featherweight import __version__
 from featherweight.cli.sizes import parse_size
-from featherweight.papers import PAPERS
+from featherweight.papers import PAPERS, SYSTEMS
 from featherweight.papers.measurement import Measurement
-from featherweight.report.card import card
+from featherweight.report.card import card, system_card
 from featherweight.tasks import BUILT_IN
 
 from .commands import run
@@ -61,7 +62,7 @@ def test_tasks_are_listed_where_an_extra_is_not_installed(monkeypatch: pytest.Mo
 
 def test_papers_are_found_by_words() -> None:
     found = run("papers", "--json").json
-    assert [each["name"] for each in found] == list(PAPERS)
+    assert [each["name"] for each in found] == [*PAPERS, *SYSTEMS]
     assert {"title", "authors", "year", "claims", "deviations", "tasks", "idea"} <= set(found[0])
     some = run("papers", "HUFFMAN han", "--json").json
     assert "deep-compression" in [each["name"] for each in some] and len(some) < len(found)
@@ -89,6 +90,31 @@ def test_a_card_tells_all_of_a_paper(name: str) -> None:
     assert f"featherweight reproduce {name} --task {paper.tasks[0]}" in text
 
 
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_systems_card_tells_what_is_here_and_what_was_checked(name: str) -> None:
+    system = SYSTEMS[name]
+    ran = run("papers", name, "--card", "--json").json
+    assert ran["card"] == system_card(system) and ran["title"] == system.reference.title
+    assert system.parts and system.checked and system.unchecked and system.successor and system.read
+    assert all(part.what in ran["card"] and part.where in ran["card"] for part in system.parts)
+    assert run("papers", name).out.count("a system")
+    reproduced = run("reproduce", name)
+    assert reproduced.code == 1 and f"featherweight papers {name} --card" in reproduced.err
+
+
+@pytest.mark.skipif(not CARDS.is_dir(), reason="docs/papers is not there")
+def test_files_that_systems_point_to_are_there() -> None:
+    root = CARDS.parents[1]
+    for system in SYSTEMS.values():
+        for text in (*(part.where for part in system.parts), *system.checked):
+            for name in re.findall(r"(?:tests|benchmarks)/[\w/.-]+\w", text):
+                assert (root / name).exists(), name
+            for name in re.findall(r"(?<!tests/)(?:engines|activations|schemes|graph|search)/\w+\.py", text):
+                assert (root / "src" / "featherweight" / name).exists(), name
+            for name in re.findall(r"recipes? ([\w-]+)", text):
+                assert name in PAPERS
+
+
 def test_cards_on_the_command_line() -> None:
     assert run("papers", "deep-compression", "--card").out == card(PAPERS["deep-compression"]())
     assert run("papers", "--card").code == 2
@@ -98,7 +124,8 @@ def test_cards_on_the_command_line() -> None:
 @pytest.mark.skipif(not CARDS.is_dir(), reason="docs/papers is not there")
 def test_the_cards_in_the_docs_are_the_generated_ones() -> None:
     written = {path.stem: path.read_text(encoding="utf-8") for path in CARDS.glob("*.md")}
-    assert written == {name: card(make()) for name, make in PAPERS.items()}, "run scripts/cards"
+    systems = {name: system_card(system) for name, system in SYSTEMS.items()}
+    assert written == {name: card(make()) for name, make in PAPERS.items()} | systems, "run scripts/cards"
 
 
 def test_reproduce_sets_claims_beside_our_figures(digits_model: nn.Module, user_task: str, tmp_path: Path) -> None:

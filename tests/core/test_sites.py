@@ -11,6 +11,7 @@ from featherweight.core.errors import SchemeError, SelectionError
 from featherweight.core.plan import plan
 from featherweight.core.site import WEIGHTS, Sites, select
 from featherweight.core.stage import (
+    Condensing,
     Cubic,
     Decaying,
     Iterative,
@@ -101,6 +102,8 @@ SCHEDULES: list[tuple[Schedule, int, dict[int, float]]] = [
     (Cubic(every=5, end=0.5, initial=0.5), 20, {0: 0.5, 5: 1 - 0.5 * 0.5**3, 10: 1.0}),
     (Cubic(end=0.7), 1, {0: 1.0}),
     (Cubic(begin=0.9, end=0.1), 100, {0: 1.0}),
+    (Condensing(3), 60, {10: 1 / 3, 20: 2 / 3, 30: 1.0}),
+    (Condensing(3), 5, {0: 1.0}),
     (Decaying(decay=0.0, end=0.5), 8, dict.fromkeys(range(5), 1.0)),
     (Decaying(decay=1e12, end=0.5), 100, {0: 1.0, 50: 1.0}),
     (Decaying(end=0.0), 100, {0: 1.0}),

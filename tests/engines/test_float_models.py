@@ -98,5 +98,6 @@ def test_onnxruntime_refuses_bfloat16(tmp_path: Path) -> None:
 def test_engines_go_by_name_and_suffix() -> None:
     assert [engine_for(Path(name)).name for name in ("a.onnx", "b.PT2")] == ["onnxruntime", "pytorch"]
     assert find("openvino") is ENGINES["openvino"] and all(find(name).name == name for name in ENGINES)
-    with pytest.raises(EngineError, match=r"no engine's files end in '.tflite'.*\.onnx, \.pt2"):
-        engine_for(Path("c.tflite"))
+    assert [engine_for(Path(name)).name for name in ("c.tflite", "d.pte")] == ["litert", "executorch"]
+    with pytest.raises(EngineError, match=r"no engine's files end in '.mlmodel'.*\.onnx, \.pt2, \.pte, "):
+        engine_for(Path("e.mlmodel"))

@@ -16,6 +16,7 @@ from featherweight.activations.dynamic import DynamicQuantizer
 from featherweight.activations.learned import HalfWave
 from featherweight.activations.logarithmic import LogQuantizer
 from featherweight.activations.quantizers import Quantizer, Sign
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.coding import Reader, open_sealed
 from featherweight.core.compressed import Compressed
 from featherweight.core.metric import EUCLIDEAN
@@ -23,9 +24,12 @@ from featherweight.core.scheme import Scheme
 from featherweight.core.tap import Call, Operator, Place, TapSite
 from featherweight.core.task import Example
 from featherweight.graph.attributes import SetSizes
+from featherweight.graph.biases import Unbias
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group, Wiring
+from featherweight.graph.recurrent import Step
 from featherweight.graph.rewrite import CutGraph, described
 from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.fixed_point import FixedPoint
@@ -171,9 +175,41 @@ def cut_graph() -> Compressed:
     return student
 
 
+def grouped() -> Compressed:
+    """A convolution whose groups share an input, and a linear layer whose outputs are in another order."""
+    student = Compressed(nn.Sequential(norm_model(), nn.Linear(8, 6)))
+    parted = Wiring(((0, 3, 6), (1, 2, 7), (4, 5, 6)), (5, 0, 3, 1, 2, 4))
+    student.edit(Group({"0.conv": Wiring(((0,), (0,)))}))
+    with torch.no_grad():
+        student.base[1].weight.copy_(numbers(6, 8))
+        student.base[1].bias.copy_(numbers(6, step=5))
+    student.edit(Group({"1": parted}))
+    return student
+
+
 def skipped() -> Compressed:
     student = Compressed(nn.Sequential(model(), model()))
     student.edit(Skip(("1",)))
+    return student
+
+
+def unbiased() -> Compressed:
+    student = Compressed(model())
+    student.edit(Unbias(("layer",)))
+    return student
+
+
+def recurrent_model() -> nn.LSTM:
+    made = nn.LSTM(3, 2, 2)
+    with torch.no_grad():
+        for number, tensor in enumerate(made.parameters()):
+            tensor.copy_(numbers(*tensor.shape, step=2 * number + 3))
+    return made
+
+
+def stepped() -> Compressed:
+    student = Compressed(recurrent_model())
+    student.edit(Step({"": {"hidden_l0": (3, -4, 0.25), "gates_l1": (2, 0, 0.1)}}))
     return student
 
 
@@ -216,6 +252,13 @@ def dynamic_tapped() -> Compressed:
     return student
 
 
+def runtime_tapped() -> Compressed:
+    student = Compressed(norm_model())
+    agent = RuntimeGate(numbers(3, 2), numbers(3, step=5) / 3)
+    student.tap([TapSite(Place(Call("conv", Operator.CONVOLVE)), agent)])
+    return student
+
+
 def users(student: Compressed) -> bytes:
     return file.encode(student, claims=file.Claims(10, 9.5, 9.25, 1), task="golden.py:task", recipe="golden")
 
@@ -229,11 +272,15 @@ FILES: dict[str, Callable[[], bytes]] = {
     "cut": lambda: users(cut()),
     "cut-with-sizes": lambda: users(cut_with_sizes()),
     "cut-graph": lambda: users(cut_graph()),
+    "grouped": lambda: users(grouped()),
     "skipped": lambda: users(skipped()),
+    "unbiased": lambda: users(unbiased()),
+    "stepped": lambda: users(stepped()),
     "folded-and-tapped": lambda: users(tapped()),
     "folded-and-tapped-built-in": lambda: built_in(tapped()),
     "log-tapped": lambda: users(log_tapped()),
     "dynamic-tapped": lambda: users(dynamic_tapped()),
+    "runtime-tapped": lambda: users(runtime_tapped()),
     "floats": lambda: built_in(coded(Float(Width.BFLOAT16))),
     "sparse": lambda: built_in(coded(Sparse(Fraction(0.5)))),
     "sparse-codebook": lambda: built_in(coded(Sparse(Fraction(0.5)).then(Codebook(4)))),
@@ -273,7 +320,11 @@ PLAIN = ("state-plain", "cut-plain")
 def architecture(name: str) -> nn.Module:
     if name == "skipped":
         return nn.Sequential(Golden(), Golden())
-    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph")) else Golden()
+    if name == "grouped":
+        return nn.Sequential(GoldenNorm(), nn.Linear(8, 6))
+    if name == "stepped":
+        return nn.LSTM(3, 2, 2)
+    return GoldenNorm() if name.startswith(("folded", "cut-with", "cut-graph", "runtime")) else Golden()
 
 
 def bytes_of(name: str) -> bytes:

@@ -11,14 +11,14 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError
 from featherweight.core.task import Example
 from featherweight.graph.attributes import SetSizes
-from featherweight.graph.cut import Cut, masked
+from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, proved, removal, walk
 from featherweight.graph.resize import Resized
 from featherweight.graph.rewrite import CutGraph, Graph, described
 from featherweight.schemes.uniform import Uniform
 
 from .zoo import Fused
-from .zoo_checks import a_third, cast, difference, outputs, randomised
+from .zoo_checks import a_third, cast, cut, difference, outputs, randomised
 
 
 class Literal(nn.Module):
@@ -34,20 +34,8 @@ class Literal(nn.Module):
         return self.head(self.drop(nn.functional.adaptive_avg_pool2d(x, 2).reshape(-1, 48)))
 
 
-def cut(model: nn.Module, example: Example) -> tuple[nn.Module, nn.Module, tuple]:
-    """The model cut, the one masked, and the edits."""
-    walked = walk(model, example)
-    dead = a_third(walked.labels)
-    edits = removal(walked, dead, model, example)
-    small, zeroed = copy.deepcopy(model), copy.deepcopy(model)
-    masked(walked.labels, dead, zeroed)
-    for edit in edits:
-        small = edit.replaced(small)
-    return small, zeroed, edits
-
-
 def test_a_number_of_heads_follows_in_the_class_itself() -> None:
-    small, zeroed, edits = cut(randomised(Fused()), cast(Example((torch.rand(2, 7, 6),))))
+    small, zeroed, edits, _ = cut(randomised(Fused()), cast(Example((torch.rand(2, 7, 6),))))
     assert [type(edit) for edit in edits] == [Cut, SetSizes] and type(small) is Fused
     assert small.heads == 3 and small.qkv.out_features == 54
     x = Example((torch.rand(5, 3, 6, dtype=torch.float64),))  # another batch and length than the example's
@@ -55,7 +43,7 @@ def test_a_number_of_heads_follows_in_the_class_itself() -> None:
 
 
 def test_a_size_in_the_code_makes_the_graph_take_the_model_s_place() -> None:
-    small, zeroed, edits = cut(randomised(Literal()), cast(Example((torch.rand(2, 2, 8, 8),))))
+    small, zeroed, edits, _ = cut(randomised(Literal()), cast(Example((torch.rand(2, 2, 8, 8),))))
     assert [type(edit) for edit in edits] == [CutGraph] and isinstance(small, Graph)
     x = Example((torch.rand(5, 2, 8, 8, dtype=torch.float64),))
     assert difference(outputs(small, x), outputs(zeroed, x)) < 1e-12
@@ -67,7 +55,7 @@ def test_a_size_in_the_code_makes_the_graph_take_the_model_s_place() -> None:
 def test_a_graph_trains() -> None:
     """Norms follow their batches, dropout drops, and gradients arrive; in evaluation none of it."""
     torch.manual_seed(0)
-    small, _, _ = cut(Literal().eval(), Example((torch.rand(2, 2, 8, 8),)))
+    small, *_ = cut(Literal().eval(), Example((torch.rand(2, 2, 8, 8),)))
     x = torch.rand(6, 2, 8, 8)
     still = small(x)
     assert torch.equal(small(x), still)
@@ -86,7 +74,7 @@ def test_a_graph_trains() -> None:
 def test_a_cut_graph_is_learned_coded_saved_and_loaded() -> None:
     torch.manual_seed(0)
     model, example = Literal().eval(), Example((torch.rand(2, 2, 8, 8),))
-    _, _, edits = cut(model, example)
+    _, _, edits, _ = cut(model, example)
     student = Compressed(model).eval()
     for edit in edits:
         student.edit(edit)

@@ -83,8 +83,8 @@ class Checked:
     barriers: tuple[str, ...]
 
 
-def cut_a_third(model: nn.Module, example: Example) -> Checked:
-    """Cut a third of the channels of a model with random numbers everywhere, and hold it against the masked model."""
+def cut(model: nn.Module, example: Example) -> tuple[nn.Module, nn.Module, tuple[Edit, ...], Walked]:
+    """The model with about a third of its channels cut, with these masked, the edits, and the walk that they are of."""
     walked = walk(model, example)
     dead = a_third(walked.labels)
     edits = removal(walked, dead, model, example)
@@ -92,6 +92,12 @@ def cut_a_third(model: nn.Module, example: Example) -> Checked:
     masked(walked.labels, dead, zeroed)
     for edit in edits:
         small = edit.replaced(small)
+    return small, zeroed, edits, walked
+
+
+def cut_a_third(model: nn.Module, example: Example) -> Checked:
+    """Cut a third of the channels of a model with random numbers everywhere, and hold it against the masked model."""
+    small, zeroed, edits, walked = cut(model, example)
     wanted = outputs(zeroed, example)
     error = difference(outputs(small, example), wanted)
     moved = difference(outputs(model, example), wanted)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Metric
 from featherweight.core.scheme import Scheme
-from featherweight.schemes.allocated import EqualNoise
+from featherweight.schemes.allocated import EqualNoise, WithinNoise
+from featherweight.schemes.balanced import Balanced
 from featherweight.schemes.binary import Binary, glorot, mean_magnitude
 from featherweight.schemes.codebook import Codebook, Lloyd, Optimal, Start, Unbiased
 from featherweight.schemes.entropy import Cells, EntropyConstrained, MeanBits, Multiplier
@@ -24,6 +25,7 @@ from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian, QuadraticPenalty
 from featherweight.schemes.plus import Plus
 from featherweight.schemes.product import Product
+from featherweight.schemes.shifted import Shifted
 from featherweight.schemes.shrinkage import L1Ball, L1Penalty, Shrunk
 from featherweight.schemes.sparse import (
     Deviations,
@@ -207,12 +209,17 @@ TABLE: dict[str, Entry] = {
     "int4 searched a channel": uniform(Uniform(4, True, PerChannel(), Fit.SEARCH), min_dims=1),
     "int4 fixed point a channel": uniform(Uniform(4, True, PerChannel(), Fit.POWER_OF_TWO), min_dims=1),
     "equal noise": Entry(EqualNoise(4.5, Uniform())),
+    "within noise": Entry(WithinNoise(1e300, Uniform())),
     "int2": uniform(Uniform(2)),
     "odd int2": uniform(Uniform(2, odd=True), underflow=1e-30),
     "odd int3 searched a channel": uniform(
         Uniform(3, True, PerChannel(), Fit.SEARCH, odd=True), min_dims=1, underflow=1e-30
     ),
     "behind a tanh": Entry(TanhUniform(2)),
+    "bins of equal population": Entry(Balanced(2)),
+    "halves": Entry(Balanced(1)),
+    "levels of a layer's size": Entry(Shifted(2), underflow=1.0),
+    "fine levels of a layer's size": Entry(Shifted(8), underflow=0.1),
     "signs behind a tanh": Entry(TanhUniform(1)),
     "one bit": uniform(Uniform(1)),
     "one bit a channel": uniform(Uniform(1, True, PerChannel()), min_dims=1),

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from featherweight.core.code import Code, Role
 from featherweight.core.scheme import Scheme
+from featherweight.schemes.balanced import Balanced
 from featherweight.schemes.binary import Binary
 from featherweight.schemes.codebook import Codebook, CodebookCode
 from featherweight.schemes.fixed_point import FixedPoint
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.incremental import Incremental
+from featherweight.schemes.shifted import Shifted
 from featherweight.schemes.sparse import Fraction, Gradient, Sparse, Surgery
 from featherweight.schemes.split import Split, SplitCode
 from featherweight.schemes.uniform import PerChannel, PerGroup, Uniform, UniformCode
@@ -110,6 +112,8 @@ RULES: list[tuple[Scheme, Callable[[Tensor, Code, Tensor], Tensor]]] = [
     (Binary(0.5), straight),
     (Binary(0.5, stochastic=True), straight),
     (FixedPoint(1, 4), inside_unit),
+    (Balanced(2), straight),
+    (Shifted(2), straight),
     (Incremental(Codebook(4), share=0.5), not_frozen),
     (Incremental(Codebook(4)), frozen),
     (Split(Uniform(1), Sparse(Fraction(0.5)), 0.2), split_rules),

@@ -3,6 +3,7 @@
 import pkgutil
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from inspect import isabstract
 
 import pytest
 import torch
@@ -40,7 +41,9 @@ def test_every_scheme_is_listed() -> None:
         for module in pkgutil.iter_modules([f"{featherweight.__path__[0]}/{room}"]):
             import_module(f"featherweight.{room}.{module.name}")
     listed = set().union(*(schemes_in(entry.scheme) for entry in TABLE.values()))
-    missing = {scheme.__name__ for scheme in subclasses(Scheme)} - {scheme.__name__ for scheme in listed}
+    missing = {scheme.__name__ for scheme in subclasses(Scheme) if not isabstract(scheme)} - {
+        scheme.__name__ for scheme in listed
+    }
     assert not missing, f"list {missing} in tests/laws/table.py"
 
 

@@ -19,7 +19,17 @@ from featherweight.schemes.codebook import Codebook
 from featherweight.schemes.floats import Float
 from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.sparse import Deviations, Fraction, Gradient, Magnitude, NToM, RowFraction, Scope, Sparse
-from featherweight.schemes.structures import Blocks, Channels, Columns, Filters, Kernels, Norm, Structure, Vectors
+from featherweight.schemes.structures import (
+    Blocks,
+    Channels,
+    Columns,
+    FilterGroups,
+    Filters,
+    Kernels,
+    Norm,
+    Structure,
+    Vectors,
+)
 from featherweight.schemes.supports import BoxSparseCode
 from featherweight.schemes.uniform import Uniform
 
@@ -31,6 +41,8 @@ GROUPS: dict[Structure, Group] = {
     Channels(): lambda n, c, i, j: c,
     Columns(): lambda n, c, i, j: (c, i, j),
     Kernels(): lambda n, c, i, j: (n, c),
+    FilterGroups(1): lambda n, c, i, j: c,
+    FilterGroups(3): lambda n, c, i, j: (n, c),
     Vectors(3): lambda n, c, i, j: (n, c, i),
     Vectors(1): lambda n, c, i, j: (n, i, j),
     Blocks(1, 4): lambda n, c, i, j: (n, (4 * c + 2 * i + j) // 4),
@@ -72,7 +84,7 @@ def _error(w: Tensor, metric: Metric, chosen: tuple[list[tuple[int, ...]], ...])
 
 @pytest.mark.parametrize("structure", GROUPS, ids=str)
 def test_norms_are_those_of_the_groups(structure: Structure) -> None:
-    w, box = draw(2, 3, 2, 2, 2).abs(), structure.box(4)
+    w, box = draw(2, 3, 2, 2, 2).abs(), structure.box((3, 2, 2, 2))
     expected = {
         Norm.L2: lambda x: x.square().sum().sqrt(),
         Norm.L1: lambda x: x.sum(),
@@ -84,6 +96,27 @@ def test_norms_are_those_of_the_groups(structure: Structure) -> None:
             value = formula(torch.stack([w[at] for at in group]))
             for at in group:
                 torch.testing.assert_close(spread[at], value)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3), (6, 5, 3, 3)], ids=str)
+def test_each_group_of_filters_keeps_the_inputs_of_largest_sum(shape: tuple[int, ...]) -> None:
+    w = draw(4, *shape)
+    scheme = GroupSparse(RowFraction(0.6), structure=FilterGroups(2, norm=Norm.L1))
+    kept = scheme.project(w).support.reshape(2, 3, 5, -1)
+    sums = w.abs().reshape(2, 3, 5, -1).sum((1, 3))
+    for group in range(2):
+        reads = torch.zeros(5, dtype=torch.bool)
+        reads[sums[group].topk(2).indices] = True
+        assert torch.equal(kept[group], reads.view(1, 5, 1).expand_as(kept[group]))
+
+
+def test_groups_of_filters_are_equal() -> None:
+    with pytest.raises(SchemeError, match="no 4 equal groups"):
+        GroupSparse(RowFraction(0.5), structure=FilterGroups(4)).project(draw(5, 6, 4))
+    with pytest.raises(SchemeError, match="depthwise"):
+        GroupSparse(RowFraction(0.5), structure=FilterGroups(2)).project(draw(5, 6, 1, 3, 3))
+    with pytest.raises(SchemeError, match="0 groups"):
+        FilterGroups(0)
 
 
 def test_other_norms_keep_what_theirs_says() -> None:

@@ -63,6 +63,7 @@ def test_names_and_numbers_are_those_of_the_table() -> None:
         "minilm": 10,
         "shakespeare-lstm": 11,
         "shakespeare-transformer": 12,
+        "digits-lstm": 13,
     }
     for name, make in BUILT_IN.items():
         task = make()

@@ -19,7 +19,7 @@ from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.schemes.uniform import Uniform
 from featherweight.session import begin
 from featherweight.training.loop import Progress, rate_at
-from featherweight.training.objectives import OutputError, SoftTargets, TaskLoss, distillation
+from featherweight.training.objectives import OutputError, SoftTargets, SquaredError, TaskLoss, distillation
 from featherweight.training.penalties import Pull
 
 from .test_resume import EPOCHS, STEPS, X, Y, net, task
@@ -57,6 +57,14 @@ def test_distillation_is_the_weighted_sum() -> None:
 def test_output_error() -> None:
     expected = (LOGITS - TAUGHT).norm() ** 2 / TAUGHT.norm() ** 2
     torch.testing.assert_close(OutputError()(tap()), expected)
+
+
+def test_squared_error_to_the_right_class() -> None:
+    wanted = torch.eye(3).double()[LABELS]
+    torch.testing.assert_close(SquaredError()(tap()), (LOGITS - wanted).square().sum() / 2)
+    for batch in (None, (None, LOGITS), (None, LABELS[:, None])):
+        with pytest.raises(TaskError, match="class numbers"):
+            SquaredError()(replace(tap(), batch=batch))
 
 
 def test_pull() -> None:

@@ -8,7 +8,7 @@ from featherweight.core.errors import SchemeError
 from featherweight.core.stage import adam
 from featherweight.schemes.binary import glorot
 from featherweight.schemes.fixed_point import FixedPoint, Rounding
-from featherweight.training.optimizers import Clipped, OnGrid
+from featherweight.training.optimizers import Clipped, Directions, OnGrid
 
 
 def plain(parameters, lr: float) -> torch.optim.Optimizer:
@@ -100,3 +100,26 @@ def test_a_step_on_the_grid_is_right_on_average() -> None:
         made.step()
     assert set(w.detach().unique().tolist()) == {0.5, 0.5 + grid.step}
     assert float(w.detach().mean()) == pytest.approx(0.5 + 0.1 * grid.step, abs=4 * grid.step * (0.09 / 100_000) ** 0.5)
+
+
+def test_a_grid_may_be_the_layers_own() -> None:
+    layers = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
+    made = OnGrid(plain, lambda w: FixedPoint(1, len(w)))(layers.parameters(), 0.1)
+    layers(torch.randn(5, 4)).sum().backward()
+    made.step()
+    for layer in layers:
+        steps = layer.weight.detach() * 2 ** len(layer.weight)
+        assert torch.equal(steps, steps.round()) and bool((layer.weight.detach() < 1).all())
+
+
+def test_of_a_gradient_only_the_direction_counts() -> None:
+    """Steps of a gradient and of 2⁻¹⁴⁰ of it are the same, and the largest is about ``lr · unit``."""
+    ends = []
+    for size in (1.0, 2.0**-140):
+        w, still = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(2))
+        made = Directions(plain, lambda w: 0.25)([w, still], 8.0)
+        w.grad, still.grad = size * torch.tensor([3.0, -1.0, 0.0]), torch.zeros(2)
+        made.step()
+        ends.append(w.detach().clone())
+        assert torch.equal(still, torch.ones(2))
+    assert torch.equal(*ends) and ends[0].tolist() == [-1.5, 0.5, 0.0]

@@ -23,14 +23,24 @@ from featherweight.activations.dropping import QuantizationDrop
 from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.fixed_point import LimitedPrecisions
 from featherweight.activations.gates import Gate
-from featherweight.activations.learning_rules import ClippingDecay, Clippings, MovingRanges, WithGradients
+from featherweight.activations.learning_rules import (
+    ClippingDecay,
+    Clippings,
+    MovingRanges,
+    SignedUnits,
+    WithErrors,
+    WithGradients,
+)
 from featherweight.activations.logarithmic import LogActivations
+from featherweight.activations.memberships import Disconnect, Memberships, SplitPenalty
 from featherweight.activations.quantizers import Sign
 from featherweight.activations.rules import Calibrated, LearnedSteps
 from featherweight.checkpoint import FILE, TAPPED, _digest
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import DataError, FormatError
+from featherweight.core.site import Sites
 from featherweight.core.stage import (
+    Condensing,
     Cubic,
     Decaying,
     Homotopy,
@@ -48,6 +58,7 @@ from featherweight.core.stage import (
 )
 from featherweight.core.tap import Call, Function, Operator, Place, StoredFunction, TapSite
 from featherweight.core.task import Example, Task
+from featherweight.graph.groups import GroupLayers
 from featherweight.metrics.diagonal import Curvature
 from featherweight.run import Coverage, run
 from featherweight.schemes.binary import Binary
@@ -59,6 +70,7 @@ from featherweight.schemes.joint import Joint
 from featherweight.schemes.logarithmic import incremental
 from featherweight.schemes.mixture import Mixture
 from featherweight.schemes.multipliers import AugmentedLagrangian
+from featherweight.schemes.shifted import Shifted
 from featherweight.schemes.sparse import Dropping, Fraction, Gradient, Magnitude, Sparse, Surgery
 from featherweight.schemes.uniform import PerChannel, Uniform
 from featherweight.tasks.data import Tensors
@@ -66,6 +78,7 @@ from featherweight.training.loop import Progress
 from featherweight.training.objectives import TaskLoss, distillation
 from featherweight.training.optimizers import Clipped, OnGrid
 from featherweight.training.penalties import Gamma, MixturePrior, Pull
+from featherweight.training.states import QuantizedState
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(24, 6, generator=GENERATOR)
@@ -123,6 +136,20 @@ RECIPES = {
     "dropping": Recipe(
         "dropping",
         (stage("drop", Sparse(Dropping(0.6), gradient=Gradient.RESTING), Learn.LATENT, schedule=Iterative(6)),),
+    ),
+    "condensing": Recipe("c", (stage("drop", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Condensing(2)),)),
+    "memberships": Recipe(
+        "split",
+        (
+            Stage(
+                "learn",
+                tap=Memberships(2, Sites(("first.weight",))),
+                training=Training(EPOCHS, 1e-2, code_lr=10.0),
+                objective=Objective((TaskLoss(), SplitPenalty())),
+            ),
+            Stage("disconnect", repairs=(Disconnect(),)),
+            Stage("split", edit=GroupLayers(2), training=Training(EPOCHS, 1e-2, seed=1)),
+        ),
     ),
     "late start": Recipe(
         "late", (stage("prune", Sparse(Fraction(0.6)), Learn.LATENT, schedule=Cubic(2, begin=0.4, end=0.8)),)
@@ -192,6 +219,13 @@ RECIPES = {
     ),
     "limited precision": Recipe(
         "limited", (stage("round", FixedPoint(4, 6), Learn.FREE, tap=LimitedPrecisions(grid=FixedPoint(5, 6))),)
+    ),
+    "integers": Recipe(
+        "integers", (stage("learn", Shifted(2), Learn.LATENT, tap=WithErrors(SignedUnits(wider={"first": 4.0}))),)
+    ),
+    "moments in eight bits": Recipe(
+        "moments",
+        (stage("share", Uniform(4), Learn.LATENT, training={"optimizer": QuantizedState(adam, smallest=8, block=7)}),),
     ),
     "logarithmic": Recipe("log", (stage("powers", Uniform(4), Learn.LATENT, tap=LogActivations(gradients=5)),)),
     "dynamic ranges": Recipe("dynamic", (stage("quantize", Uniform(4), Learn.LATENT, tap=DynamicRanges()),)),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from featherweight.activations.quantizers import Quantizer
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.tap import Function, StoredFunction
+from featherweight.schemes.shifted import nearest_power
 
 
 class Clipped(Function):
@@ -206,3 +207,49 @@ class _RoundedGradient(torch.autograd.Function):
         noise = (torch.rand_like(wide) - 0.5) / ctx.top
         unit = (wide / (2 * largest) + 0.5 + noise).clamp(0, 1)
         return (2 * largest * ((unit * ctx.top).round() / ctx.top - 0.5)).to(g.dtype), None
+
+
+class ShiftedError(Function):
+    """The identity, whose gradient ``g`` becomes ``clip(round(g / (s σ)), ±(2ᵏ⁻¹ − 1)) σ``: an integer of ``k`` bits.
+
+    ``s = 2^round(log₂ max|g|)`` of the batch and ``σ = 2^(1−k)``: of an error, only its proportions are passed on, and
+    not how large it is (Wu, Li, Chen and Shi 2018, arXiv 1802.04680, section 3.3.3). Learning alone uses it: it does
+    not stay.
+    """
+
+    identifier = "shifted-error"
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        if not 2 <= bits <= 16:
+            raise SchemeError(f"{bits} bits are not in 2..16")
+        self.bits = bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _ShiftedError.apply(x, 2 ** (self.bits - 1))  # type: ignore[no-untyped-call]
+        return y
+
+    def settled(self) -> None:
+        return None
+
+    def to_json(self) -> list[Any]:
+        return [self.bits]
+
+    @classmethod
+    def from_json(cls, record: list[Any]) -> "ShiftedError":
+        match record:
+            case [int(bits)]:
+                return cls(bits)
+        raise FormatError(f"{record} is no shifted quantizer of errors")
+
+
+class _ShiftedError(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
+        ctx.steps = steps
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        levels = (g / nearest_power(g)).mul_(ctx.steps).round_().clamp_(1 - ctx.steps, ctx.steps - 1)
+        return levels.div_(ctx.steps), None

@@ -1,11 +1,19 @@
 """Rules for activations whose quantizers learn, or are used, while the model trains."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
 
-from featherweight.activations.learned import Clipped, HalfWave, MovingRange, QuantizedGradient, half_wave_step
+from featherweight.activations.learned import (
+    Clipped,
+    HalfWave,
+    MovingRange,
+    QuantizedGradient,
+    ShiftedError,
+    half_wave_step,
+)
 from featherweight.activations.quantizers import Quantizer
 from featherweight.activations.rules import Calibrated, inputs
 from featherweight.core.compressed import Compressed
@@ -57,6 +65,27 @@ class UnitIntervals(TapRule):
 
 
 @dataclass(frozen=True)
+class SignedUnits(TapRule):
+    """Integers of ``bits`` bits times ``2^(1−bits)``, so that inputs are clipped to ``[−1, 1)``.
+
+    ``wider`` maps patterns on modules to powers of two by which what they take in is wider: the first layer, where data
+    goes past one (Wu, Li, Chen and Shi 2018, arXiv 1802.04680, equation 6, which leaves out the level −1).
+    """
+
+    modules: tuple[str, ...] = ("*",)
+    bits: int = 8
+    wider: dict[str, float] = field(default_factory=dict)
+
+    def taps(self, student: Compressed, task: Task) -> list[TapSite]:
+        found = inputs(student, task, self.modules)
+        return [TapSite(place, Quantizer(self.bits, -(2 ** (self.bits - 1)), self._step(place))) for place in found]
+
+    def _step(self, place: Place) -> Tensor:
+        width = next((w for name, w in self.wider.items() if fnmatchcase(place.call.module, name)), 1.0)
+        return torch.tensor(width * 2.0 ** (1 - self.bits))
+
+
+@dataclass(frozen=True)
 class HalfWaves(TapRule):
     """Half-wave Gaussian quantization of what the matching modules take in, which norms brought near a Gaussian."""
 
@@ -78,8 +107,21 @@ class WithGradients(TapRule):
 
     def taps(self, student: Compressed, task: Task) -> list[TapSite]:
         results = [Place(place.call, None) for place in inputs(student, task, self.modules)]
-        gradients: list[TapSite] = [TapSite(place, QuantizedGradient(self.bits)) for place in results]
-        return [*self.rule.taps(student, task), *gradients]
+        return [*self.rule.taps(student, task), *(TapSite(place, self.function()) for place in results)]
+
+    def function(self) -> Function:
+        """What one result is sent through."""
+        return QuantizedGradient(self.bits)
+
+
+@dataclass(frozen=True)
+class WithErrors(WithGradients):
+    """The same with WAGE's errors: integers of which only the proportions count (:class:`ShiftedError`)."""
+
+    bits: int = 8
+
+    def function(self) -> Function:
+        return ShiftedError(self.bits)
 
 
 @dataclass(frozen=True)

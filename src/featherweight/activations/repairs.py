@@ -12,6 +12,7 @@ from featherweight.activations.correction import corrected_bias
 from featherweight.activations.equalization import Layer, equalize_chain
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SelectionError, naming
+from featherweight.core.hooks import Seen
 from featherweight.core.stage import Repair, Repaired
 from featherweight.core.tap import Call, Operator, Place, watching
 from featherweight.core.task import Task, call, evaluating, moved
@@ -49,10 +50,6 @@ class Moments:
         return self.deviation / max(self.count - 1, 1)
 
 
-class _Seen(Exception):
-    """All that is wanted of a batch was seen: the rest of the model need not run."""
-
-
 @torch.no_grad()
 def moments(model: Compressed, task: Task, channels: Mapping[Place, int], batches: int) -> dict[Place, Moments]:
     """What passes the places while the model runs on calibration batches, by channels, given as dimensions.
@@ -66,13 +63,13 @@ def moments(model: Compressed, task: Task, channels: Mapping[Place, int], batche
         found[place].add(x, channels[place] % x.ndim)
         missing.discard(place)
         if not missing:
-            raise _Seen
+            raise Seen
         return x
 
     with evaluating(model), watching(model.base, note, list(channels)):
         for batch in islice(task.calibration_data(), batches):
             missing |= set(channels)
-            with suppress(_Seen):
+            with suppress(Seen):
                 call(model, moved(batch, model.device))
     return found
 

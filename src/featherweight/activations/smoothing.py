@@ -17,6 +17,7 @@ from featherweight.activations.equalization import Layer
 from featherweight.activations.repairs import layer_of, relative_change
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, SelectionError, TaskError, naming
+from featherweight.core.hooks import hooked
 from featherweight.core.scheme import Scheme
 from featherweight.core.stage import Repair, Repaired
 from featherweight.core.task import Task, call, evaluating, moved
@@ -207,13 +208,9 @@ def _magnitudes(
         layer = student.base.get_submodule(name)
         channel = -1 if isinstance(layer, nn.Linear) else 1
         handles.append(layer.register_forward_pre_hook(look(name, channel)))
-    try:
-        with evaluating(student):
-            for batch in islice(iter(task.calibration_data()), batches if names else 0):
-                call(student, moved(batch, student.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(student):
+        for batch in islice(iter(task.calibration_data()), batches if names else 0):
+            call(student, moved(batch, student.device))
     for name in names:
         if not seen[name]:
             raise TaskError(f"no calibration input reached {name}; give data that uses it")

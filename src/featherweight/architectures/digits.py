@@ -1,4 +1,4 @@
-"""A network for the 8x8 digits of scikit-learn, small enough to be trained while one waits."""
+"""Networks for the 8x8 digits of scikit-learn, small enough to be trained while one waits."""
 
 from torch import Tensor, nn
 
@@ -26,4 +26,24 @@ class DigitsNet(nn.Module):
         maps = self.pool(self.conv2(maps).relu())  # [n, 64, 4, 4]
         maps = self.pool(self.conv3(maps).relu())  # [n, 64, 2, 2]
         logits: Tensor = self.fc2(self.fc1(maps.flatten(1)).relu())
+        return logits
+
+
+class DigitsLSTM(nn.Module):
+    """Two layers of long short-term memory that read an image row by row, and a linear layer on the last state.
+
+    ``[n, 1, 8, 8]`` -> logits ``[n, 10]``. Hochreiter, Schmidhuber, "Long short-term memory", Neural Computation 9(8),
+    1997; no published network.
+
+    52,874 parameters: lstm 18,944 + 33,280, head 650.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 64, 2, batch_first=True)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        states, _ = self.lstm(images.flatten(1, 2))  # [n, 8, 64]
+        logits: Tensor = self.head(states[:, -1])
         return logits

@@ -1,18 +1,18 @@
 """Scores of channels from what is read of them: means, zeros, second moments."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from featherweight.channels.gates import Gates, Port, batches
+from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.task import Task, call, evaluating
 from featherweight.graph.labels import Labels
 
@@ -23,28 +23,19 @@ See = Callable[[Port, Tensor], None]
 @torch.no_grad()
 def watch(gates: Gates, task: Task, count: int, see: See) -> None:
     """Run ``count`` calibration batches, and show ``see`` what every port takes in."""
-    with evaluating(gates.student), _seen(gates, see):
+
+    def shown(port: Port, x: Tensor) -> Tensor:
+        see(port, columns(port, x))
+        return x
+
+    with evaluating(gates.student), changed(gates.ports, shown):
         for batch in batches(gates.student, task, count):
             call(gates.student, batch)
 
 
-@contextmanager
-def _seen(gates: Gates, see: See) -> Iterator[None]:
-    def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, args: see(port, columns(port, args[0]))
-
-    handles = [port.layer.register_forward_pre_hook(hook(port)) for port in gates.ports]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def columns(port: Port, x: Tensor) -> Tensor:
     """[rows, m]: the port's channels of a layer's input, a row for each sample and position."""
-    last = x if isinstance(port.layer, nn.Linear) else x.movedim(1, -1)
-    return last.reshape(-1, last.shape[-1])[:, port.channels.to(x.device)]
+    return channels_behind(port.layer, x).flatten(0, -2)[:, port.channels.to(x.device)]
 
 
 class Means:
@@ -126,14 +117,10 @@ def moments(student: Compressed, labels: Labels, groups: Groups, task: Task, cou
     """
     found = [_first(student, labels, group) for group in groups]
     sums = [None if each is None else _Sums(each[0].name, each[1]) for each in found]
-    handles = [owner(student, each.name).register_forward_pre_hook(each.see) for each in sums if each is not None]
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, count):
-                call(student, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (owner(student, each.name).register_forward_pre_hook(each.see) for each in sums if each is not None)
+    with hooked(hooks), evaluating(student):
+        for batch in batches(student, task, count):
+            call(student, batch)
     return [None if each is None else each.moments() for each in sums]
 
 

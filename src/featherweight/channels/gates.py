@@ -1,7 +1,7 @@
 """Gates: a factor at every place where a channel is read. A gate of 0 is a channel that is cut, exactly."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
@@ -14,6 +14,7 @@ from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import CONVOLUTIONS, Slices, owner, read_by, slices
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.task import Batch, Task, call, evaluating, moved
 from featherweight.graph.labels import Labels
 from featherweight.metrics.responses import batch_size
@@ -64,24 +65,29 @@ class Gates:
             self.count += len(group)
             self.ports += [_port(owner(student, each.name), student, each, mine) for each in parts]
 
-    @contextmanager
-    def applied(self, gates: Tensor) -> Iterator[None]:
+    def applied(self, gates: Tensor) -> AbstractContextManager[None]:
         """Within the block the student runs with these gates: [count], or [n, count] of one row for each sample."""
         rows = gates if gates.ndim == 2 else gates[None]
 
-        def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-            return lambda module, args: (args[0] * port.factors(rows, args[0]), *args[1:])
-
-        handles = [port.layer.register_forward_pre_hook(hook(port)) for port in self.ports]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return changed(self.ports, lambda port, x: x * port.factors(rows, x))
 
     def split(self, values: Tensor) -> list[Tensor | None]:
         """Values of all gates [..., count] as those of every group [..., labels]."""
         return [None if at is None else values[..., at] for at in self.numbers]
+
+
+def changed(ports: Sequence[Port], function: Callable[[Port, Tensor], Tensor]) -> AbstractContextManager[None]:
+    """Within the block every port's layer takes in what ``function`` makes of its input."""
+
+    def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        return lambda module, args: (function(port, args[0]), *args[1:])
+
+    return hooked(port.layer.register_forward_pre_hook(hook(port)) for port in ports)
+
+
+def channels_behind(layer: nn.Module, x: Tensor) -> Tensor:
+    """[..., channels]: what a linear layer or a convolution takes in, its channels behind samples and positions."""
+    return x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
 
 
 def _port(layer: nn.Module, student: Compressed, each: Slices, gates: Tensor) -> Port:

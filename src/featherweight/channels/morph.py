@@ -1,11 +1,13 @@
 """MorphNet's expansion, in the form of a cut: as wide as a uniform multiplier of what lives makes every group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from featherweight.channels.norms import LargestScale
+from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError
+from featherweight.core.task import Task
 from featherweight.costs.layers import LayerCosts
 from featherweight.graph.labels import Labels
 from featherweight.search.channels import ChannelScore, Curve, Narrow, cost_without
@@ -28,16 +30,16 @@ class Morph(Narrow):
     make_up: bool = False
     alive: float = 1e-2
 
-    def numbers(
+    def allocation(
         self,
+        student: Compressed,
         labels: Labels,
         curves: Sequence[Curve],
         costs: LayerCosts,
         shapes: Mapping[str, tuple[int, ...]],
-        share: float,
-    ) -> list[int]:
+        task: Task,
+    ) -> Callable[[float], list[int]]:
         living = [sum(after - before > self.alive for before, after in pairwise(curve.errors)) for curve in curves]
-        limit = share * costs.total(shapes)
 
         def gone(multiplier: float) -> list[int]:
             return [self._gone(len(c.labels), multiplier * a) for c, a in zip(curves, living, strict=True)]
@@ -45,16 +47,20 @@ class Morph(Narrow):
         def cost(multiplier: float) -> float:
             return cost_without(labels, curves, costs, shapes, gone(multiplier))
 
-        low, high = 0.0, float(max(len(curve.labels) for curve in curves) + self.step)
-        if cost(low) > limit:
-            raise BudgetError(
-                f"{limit:,.0f} {costs.unit} cannot be reached: with {self.least} channels of every group there are "
-                f"{cost(low):,.0f}. Allow a larger share"
-            )
-        for _ in range(STEPS):
-            middle = (low + high) / 2
-            low, high = (middle, high) if cost(middle) <= limit else (low, middle)
-        return gone(low)
+        def allocated(share: float) -> list[int]:
+            limit = share * costs.total(shapes)
+            low, high = 0.0, float(max(len(curve.labels) for curve in curves) + self.step)
+            if cost(low) > limit:
+                raise BudgetError(
+                    f"{limit:,.0f} {costs.unit} cannot be reached: with {self.least} channels of every group there are "
+                    f"{cost(low):,.0f}. Allow a larger share"
+                )
+            for _ in range(STEPS):
+                middle = (low + high) / 2
+                low, high = (middle, high) if cost(middle) <= limit else (low, middle)
+            return gone(low)
+
+        return allocated
 
     def _gone(self, whole: int, wanted: float) -> int:
         kept = max(self.step * round(wanted / self.step), self.least)

@@ -1,7 +1,5 @@
 """Importance that runs backward through a network, from its final responses."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from featherweight.channels.gates import Gates, Port, batches
+from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import CONVOLUTIONS
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.tap import FUNCTIONS, Operator
 from featherweight.core.task import Task, call, evaluating
 from featherweight.graph.labels import Labels
@@ -46,17 +45,13 @@ class Propagated(LabelScore):
 def last_layer(student: Compressed, task: Task) -> nn.Module:
     """The linear layer or convolution that is called last."""
     called: list[nn.Module] = []
-    handles = [
+    hooks = (
         module.register_forward_hook(lambda module, args, y: called.append(module))
         for module in student.base.modules()
         if isinstance(module, (nn.Linear, *CONVOLUTIONS))
-    ]
-    try:
-        with evaluating(student), torch.no_grad():
-            task.example().run(student)
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with hooked(hooks), evaluating(student), torch.no_grad():
+        task.example().run(student)
     if not called:
         raise SchemeError("the model calls no linear layer and no convolution, so that it has no final responses")
     return called[-1]
@@ -68,16 +63,11 @@ def responses(student: Compressed, layer: nn.Module, task: Task, count: int) -> 
     rows: list[Tensor] = []
 
     def see(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0] if isinstance(module, nn.Linear) else args[0].movedim(1, -1)
-        rows.append(x.reshape(-1, x.shape[-1]).double().cpu())
+        rows.append(channels_behind(module, args[0]).flatten(0, -2).double().cpu())
 
-    handle = layer.register_forward_pre_hook(see)
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, count):
-                call(student, batch)
-    finally:
-        handle.remove()
+    with layer.register_forward_pre_hook(see), evaluating(student):
+        for batch in batches(student, task, count):
+            call(student, batch)
     return torch.cat(rows)
 
 
@@ -109,33 +99,17 @@ def propagated(gates: Gates, last: nn.Module, final: Tensor, task: Task) -> Tens
     weighed: list[Tensor] = []
 
     def value(module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0] if isinstance(module, nn.Linear) else args[0].movedim(1, -1)
+        x = channels_behind(module, args[0])
         weighed.append((x * final.to(x.device, x.dtype)).sum() / len(x))
 
-    with evaluating(gates.student), torch.enable_grad(), _shifted(gates, offsets):
-        handle = last.register_forward_pre_hook(value)
-        try:
-            with _Absolute():
-                task.example().run(gates.student)
-        finally:
-            handle.remove()
+    def shifted(port: Port, x: Tensor) -> Tensor:
+        return x + (port.factors(1 + offsets[None], x) - 1)
+
+    with evaluating(gates.student), torch.enable_grad(), changed(gates.ports, shifted):
+        with last.register_forward_pre_hook(value), _Absolute():
+            task.example().run(gates.student)
         (importance,) = torch.autograd.grad(weighed[-1], offsets)
     return importance.double().cpu()
-
-
-@contextmanager
-def _shifted(gates: Gates, offsets: Tensor) -> Iterator[None]:
-    """Within the block every port takes in its channels plus these offsets."""
-
-    def hook(port: Port) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        return lambda module, args: (args[0] + (port.factors(1 + offsets[None], args[0]) - 1), *args[1:])
-
-    handles = [port.layer.register_forward_pre_hook(hook(port)) for port in gates.ports]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Absolute(TorchFunctionMode):

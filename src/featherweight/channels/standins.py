@@ -14,6 +14,7 @@ from featherweight.channels.redundancy import DataFree, PairScore
 from featherweight.channels.rules import StandIn, gone
 from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
+from featherweight.core.hooks import hooked
 from featherweight.core.metric import Full
 from featherweight.core.task import Task, call, evaluating
 from featherweight.graph.cut import Cut
@@ -124,13 +125,9 @@ def norms_behind(student: Compressed, names: Sequence[str], task: Task) -> dict[
                     found[given[id(args[0])][0]] = (f"{path}.bias", scale)
 
             handles.append(module.register_forward_pre_hook(take))
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, 1):
-                call(student, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(handles), evaluating(student):
+        for batch in batches(student, task, 1):
+            call(student, batch)
     return found
 
 

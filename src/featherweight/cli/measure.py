@@ -21,7 +21,8 @@ def measure(
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="pytorch, pytorch-compiled, onnxruntime or openvino; again for more. All but the compiled one if none."
+            help="pytorch, pytorch-compiled, onnxruntime, openvino, litert, executorch, ncnn, tvm or c; again for "
+            "more. pytorch, onnxruntime and openvino if none."
         ),
     ] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="Threads; again for more. 1 if not given.")] = None,
@@ -43,7 +44,8 @@ def measure(
     """Measure a file's model beside the one it was made from: time, memory and bytes, on engines.
 
     Both models take turns, in processes of their own; rounds in which something else kept the machine busy are
-    repeated. Exits with 1 if there is no engine on which both were measured. Needs the optional extra "engines".
+    repeated. Exits with 1 if there is no engine on which both were measured, unless all asked take integers alone.
+    Needs the optional extra "engines".
     """
     if save is not None:
         check_output(save, force)
@@ -72,7 +74,8 @@ def measure(
             watch=Watch(bar.say, bar.watch),
         )
     _tell(file, found, save, as_json)
-    if not found.rows:
+    alone = found.settings and not any(each.capabilities.floats for each in engines)
+    if not found.rows and not alone:
         say("error: no speed-up was measured: there is no engine on which both models ran")
         raise typer.Exit(1)
 

@@ -1,5 +1,6 @@
 """``featherweight papers``."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ from featherweight.cli.guard import AsJson, Debug
 from featherweight.cli.output import emit, say, show
 
 if TYPE_CHECKING:
-    from featherweight.papers import Paper
+    from featherweight.papers import Paper, System
     from featherweight.papers.measurement import Measurement
 
 
@@ -23,21 +24,18 @@ def papers(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the papers whose recipes are known, print the card of one, or what was measured of all."""
+    """List the papers whose recipes are known, and systems; print the card of one, or what was measured of all."""
     if card and query is None:
         raise typer.BadParameter("--card needs the name of a paper")
     if card and measured:
         raise typer.BadParameter("--card and --measured are two different lists; give one")
-    from featherweight.papers import PAPERS, find
+    from featherweight.papers import PAPERS, SYSTEMS
     from featherweight.report import terminal
 
     if card:
-        from featherweight.report.card import card as written
-
-        paper = find(query or "")
-        text = written(paper)
+        record, text = _card(query or "")
         if as_json:
-            emit(paper_record(paper) | {"card": text})
+            emit(record | {"card": text})
         else:
             typer.echo(text, nl=False)
         return
@@ -45,22 +43,53 @@ def papers(
     if measured:
         _show_measured(found, as_json)
         return
+    systems = [system for system in SYSTEMS.values() if _among(_system_text(system), query or "")]
     if as_json:
-        emit([paper_record(paper) for paper in found])
-    elif found:
-        show(terminal.table(("name", "year", "title", "tasks", "claims"), map(_row, found)))
+        emit([*map(paper_record, found), *map(system_record, systems)])
+    elif found or systems:
+        rows = [*map(_row, found), *map(_system_row, systems)]
+        show(terminal.table(("name", "year", "title", "tasks", "claims"), rows))
     else:
         say(f"no paper matches {query!r}; `featherweight papers` lists all {len(PAPERS)}")
 
 
 def _matches(paper: "Paper", query: str) -> bool:
     """Whether every word of the query stands somewhere in what is known of the paper."""
-    text = " ".join((paper.name, str(paper.reference), paper.idea, *paper.tasks, *map(str, paper.claims))).casefold()
-    return all(word in text for word in query.casefold().split())
+    return _among(
+        " ".join((paper.name, str(paper.reference), paper.idea, *paper.tasks, *map(str, paper.claims))), query
+    )
+
+
+def _among(text: str, query: str) -> bool:
+    return all(word in text.casefold() for word in query.casefold().split())
+
+
+def _system_text(system: "System") -> str:
+    return " ".join((system.name, str(system.reference), system.idea, *map(str, system.parts), system.successor))
+
+
+def _card(name: str) -> tuple[dict[str, Any], str]:
+    from featherweight.papers import System, known
+    from featherweight.report.card import card, system_card
+
+    found = known(name)
+    if isinstance(found, System):
+        return system_record(found), system_card(found)
+    return paper_record(found), card(found)
 
 
 def _row(paper: "Paper") -> tuple[str, ...]:
     return paper.name, str(paper.reference.year), paper.reference.title, ", ".join(paper.tasks), paper.claimed
+
+
+def _system_row(system: "System") -> tuple[str, ...]:
+    return system.name, str(system.reference.year), system.reference.title, "", "a system: --card tells what is here"
+
+
+def system_record(system: "System") -> dict[str, Any]:
+    record = asdict(system)
+    reference = record.pop("reference")
+    return {"name": record.pop("name"), **reference, **record, "tasks": []}
 
 
 def paper_record(paper: "Paper") -> dict[str, Any]:

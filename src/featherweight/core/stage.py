@@ -132,6 +132,26 @@ class Cubic(Schedule):
 
 
 @dataclass(frozen=True)
+class Condensing(Schedule):
+    """Equal amounts at the ends of ``stages`` equal parts of the first half of the training; the second half is free.
+
+    Each of the ``C − 1`` condensing stages of learned group convolutions ends by dropping ``1 / C`` of all inputs, and
+    an optimisation stage as long as all of them follows (Huang et al. 2017, arXiv 1711.09224, section 3.1).
+    """
+
+    stages: int
+
+    def __post_init__(self) -> None:
+        if self.stages < 1:
+            raise SchemeError(f"{self.stages} condensing stages; give 1 or more")
+
+    def targets(self, steps: int) -> dict[int, float]:
+        if steps < 2 * self.stages:
+            return {0: 1.0}
+        return {k * steps // (2 * self.stages): k / self.stages for k in range(1, self.stages + 1)}
+
+
+@dataclass(frozen=True)
 class Homotopy(Schedule):
     """``rounds`` equal parts of the training at targets ``growth^(k − rounds + 1)``, ``k = 0 … rounds − 1``.
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from featherweight.core.hooks import hooked
+
 
 class Operator(Enum):
     """The operations at which activations have places."""
@@ -248,13 +250,11 @@ def _replaced(operator: Operator, args: tuple[Any, ...], shown: Mapping[int, Ten
 def watching(model: nn.Module, visit: Visit, places: Sequence[Place] | None = None) -> Iterator[None]:
     """Show activations of ``model`` to ``visit`` within the block."""
     watcher = Watcher(visit, places)
-    handles = watcher.install(model)
-    try:
-        yield
-    finally:
-        watcher.reset()
-        for handle in handles:
-            handle.remove()
+    with hooked(watcher.install(model)):
+        try:
+            yield
+        finally:
+            watcher.reset()
 
 
 class Function(nn.Module, ABC):

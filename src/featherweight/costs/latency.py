@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError, SchemeError
+from featherweight.core.hooks import hooked
 from featherweight.core.task import Example, Task, evaluating
 from featherweight.costs.layers import CostRule, LayerCosts, Shape
 from featherweight.costs.operations import CONVOLUTIONS
@@ -123,13 +124,9 @@ def _layers(model: nn.Module, example: Example) -> dict[str, list[Layer]]:
         return note
 
     known = (nn.Linear, *CONVOLUTIONS)
-    handles = [m.register_forward_pre_hook(watch(path)) for path, m in model.named_modules() if isinstance(m, known)]
-    try:
-        with evaluating(model), torch.no_grad():
-            example.run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (m.register_forward_pre_hook(watch(path)) for path, m in model.named_modules() if isinstance(m, known))
+    with hooked(hooks), evaluating(model), torch.no_grad():
+        example.run(model)
     return found
 
 

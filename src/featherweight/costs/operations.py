@@ -1,7 +1,6 @@
 """Parameters and multiply-accumulates, dense and with zeros left out. Counts, never a claim of speed."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from featherweight.core.hooks import hooked
 from featherweight.core.site import parameters
 from featherweight.core.task import Example, evaluating
 
@@ -71,32 +71,19 @@ def uses(model: nn.Module, example: Example) -> dict[str, float]:
         return count
 
     batch = _batch(example)
-    handles = [
-        module.register_forward_hook(watch(path))
-        for path, module in model.named_modules()
-        if isinstance(module, COUNTED)
-    ]
-    try:
-        with evaluating(model):
-            example.run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (m.register_forward_hook(watch(path)) for path, m in model.named_modules() if isinstance(m, COUNTED))
+    with hooked(hooks), evaluating(model):
+        example.run(model)
     return times
 
 
-@contextmanager
-def _watching(model: nn.Module, layers: dict[str, tuple[float, float]]) -> Iterator[None]:
+def _watching(model: nn.Module, layers: dict[str, tuple[float, float]]) -> AbstractContextManager[None]:
     """Add up (multiply-accumulates, density) of every layer with a weight of a known use, while the model runs."""
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, COUNTED):
-            handles.append(module.register_forward_hook(_counter(name, layers)))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hooked(
+        module.register_forward_hook(_counter(name, layers))
+        for name, module in model.named_modules()
+        if isinstance(module, COUNTED)
+    )
 
 
 def _counter(name: str, layers: dict[str, tuple[float, float]]) -> Any:
@@ -115,11 +102,8 @@ def _uses(module: nn.Module, given: Tensor, output: Any) -> tuple[int, list[Tens
         out = output[0]
         return prod(out.shape[:-1]), [w for name, w in module.named_parameters() if name.startswith("weight")]
     weight = module.get_parameter("weight")
-    if isinstance(module, nn.Linear):
-        return prod(output.shape[:-1]), [weight]
-    spatial = weight.ndim - 2
     field = given if isinstance(module, TRANSPOSED) else output
-    return prod(field.shape[-spatial:]) * (field.shape[0] if field.ndim == weight.ndim else 1), [weight]
+    return field.numel() // max(len(weight), 1), [weight]
 
 
 def _batch(example: Example) -> int:

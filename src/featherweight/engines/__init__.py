@@ -5,13 +5,33 @@ from pathlib import Path
 from types import MappingProxyType
 
 from featherweight.core.errors import EngineError, SelectionError
+from featherweight.engines.c import C
 from featherweight.engines.engine import Engine
+from featherweight.engines.executorch import ExecuTorch
+from featherweight.engines.litert import LiteRT
+from featherweight.engines.ncnn import Ncnn
 from featherweight.engines.onnxruntime import OnnxRuntime
 from featherweight.engines.openvino import OpenVino
 from featherweight.engines.pytorch import Compiled, Eager
+from featherweight.engines.tensorrt import TensorRt
+from featherweight.engines.tvm import Tvm
 
 ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {each.name: each for each in (Eager(), Compiled(), OnnxRuntime(), OpenVino())}
+    {
+        each.name: each
+        for each in (
+            Eager(),
+            Compiled(),
+            OnnxRuntime(),
+            OpenVino(),
+            LiteRT(),
+            ExecuTorch(),
+            Ncnn(),
+            Tvm(),
+            TensorRt(),
+            C(),
+        )
+    }  # fmt: skip
 )
 
 

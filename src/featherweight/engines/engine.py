@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
+from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Batch, Example, call
+from featherweight.engines.integers import deployed
 
 Arrays = Sequence["np.ndarray[Any, Any]"]
 """Inputs or outputs in order: tensors of the arguments, then those of the keyword arguments."""
@@ -51,21 +53,27 @@ class Capabilities:
     dynamic     the same where ranges are found as the model runs; else such layers are right, and slower than floats
     nibbles     its files hold four-bit weights in four bits
     precisions  what it can compute float operations in
+    floats      it takes float models, not only those that are quantized throughout
     """
 
     integers: bool
     dynamic: bool
     nibbles: bool
     precisions: frozenset[Precision]
+    floats: bool = True
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written. ``any_batch``: it takes batches of any size, not only of the example's."""
+    """A file that was written.
+
+    ``any_batch``: it takes batches of any size, or of any up to ``most``, and not only of the example's.
+    """
 
     path: Path
     bytes: int
     any_batch: bool
+    most: int | None = None
 
 
 class Runner(ABC):
@@ -93,6 +101,10 @@ class Engine(ABC):
         The batch, the first dimension of every input, may be of any size where the model allows it. ``EngineError``
         for a model that cannot be traced or has an operator that the file cannot hold.
         """
+
+    def prepared(self, student: Compressed) -> nn.Module:
+        """A compressed model as :meth:`export` takes it: one whose integer weights are operators when it is traced."""
+        return deployed(student)
 
     @abstractmethod
     def open(self, path: Path, settings: Settings) -> Runner:

@@ -12,7 +12,6 @@ from featherweight.core.errors import EngineError
 from featherweight.core.task import Example
 from featherweight.engines import engine_for
 from featherweight.engines.engine import Engine, Exported
-from featherweight.engines.integers import deployed
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ def export(student: Compressed, example: Example, path: str | PathLike[str], eng
         raise EngineError(f"files of {engine.name} end in {engine.suffix}, and {path} does not; rename it")
     if student.learning:
         raise EngineError("the model still learns; call settle() on it before it is exported")
-    model = deployed(student)
-    kept = {name for name in student.codes if parametrize.is_parametrized(*_owner(model, name))}
+    model = engine.prepared(student)
+    kept = {name for name in student.codes if model is student or parametrize.is_parametrized(*_owner(model, name))}
     coded = [name for name, code in student.codes.items() if len(code.shape) > 1]
     written = engine.export(model, example, path)
     return Export(engine, written, tuple(n for n in coded if n in kept), tuple(n for n in coded if n not in kept))

@@ -425,8 +425,12 @@ class Graph:
 
         node = onnx.helper.make_node("DequantizeLinear", inputs, [output], name=output)
         node.attribute.extend(_attributes(settings))
+        self.insert(before, node)
+
+    def insert(self, before: "onnx.NodeProto", node: "onnx.NodeProto") -> None:
+        """Put a node with one output in front of another."""
         self.graph.node.insert(list(self.graph.node).index(before), node)
-        self.makers[output] = node
+        self.makers[node.output[0]] = node
 
     def drop_unused(self) -> None:
         """Remove nodes and constants that nothing uses, and what the exporter notes about the source."""

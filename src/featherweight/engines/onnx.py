@@ -1,6 +1,7 @@
 """Models as ONNX files, for every engine that reads them."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,21 @@ OPSET = 21
 EXTRA = "onnx"
 
 
-def export_onnx(model: nn.Module, example: Example, path: Path) -> Exported:
+Finish = Callable[["onnx.ModelProto"], "onnx.ModelProto"]
+
+
+def export_onnx(model: nn.Module, example: Example, path: Path, finish: Finish = finish) -> Exported:
     """Write ``model``, as it is in evaluation, as an ONNX file of opset 21; it is left as it was.
 
     Inputs are called as the parameters of ``forward``; one output is called ``output``, several by their keys or
-    numbers. The same model gives the same bytes. Raises ``EngineError`` where the model cannot be traced or an
-    operator is not in ONNX.
+    numbers. ``finish`` makes of our operators' translations what the reader wants. The same model gives the same
+    bytes. Raises ``EngineError`` where the model cannot be traced or an operator is not in ONNX.
     """
     for package in ("onnx", "onnxscript"):
         needed(package, EXTRA)
     traced = program(model, example)
     names = _output_names(model, example)
-    made = _translated(traced.exported, names)
+    made = finish(_translated(traced.exported, names))
     _plain(made)
     data = _serialized(made)
     return Exported(path, file.save(path, data), traced.any_batch)
@@ -56,7 +60,7 @@ def _translated(exported: "ExportedProgram", outputs: list[str]) -> "onnx.ModelP
         except Exception as error:
             raise EngineError(_complaint(exported, error)) from error
         assert made is not None
-        return finish(made.model_proto)
+        return made.model_proto
 
 
 def _complaint(exported: "ExportedProgram", error: BaseException | None) -> str:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -38,21 +38,36 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def program(model: nn.Module, example: Example) -> Program:
-    """Trace the model as it is in evaluation: for any batch if it can be, else for the example's.
+@dataclass(frozen=True)
+class Limits:
+    """The largest batch, and the largest length of integer inputs, that a program is for; ``None`` is no limit."""
+
+    batch: int | None = None
+    length: int | None = None
+
+
+NONE = Limits()
+
+
+def program(
+    model: nn.Module, example: Example, *, any_batch: bool = True, most: Limits = Limits()
+) -> Program:  # frozen
+    """Trace the model as it is in evaluation: for ``any_batch`` if it can be, else for the example's.
 
     With a free batch, the lengths of integer inputs, such as tokens of a text, are free too where the model allows it.
-    Tracing takes a size of one to be meant, so a batch of one is doubled for it.
+    Free sizes are ``most`` at most, or lengths as the example's where that is longer. Tracing takes a size of one to be
+    meant, so a batch of one is doubled for it.
     """
     with quiet(), evaluating(model), torch.no_grad():
+        if any_batch:
+            # Whatever tracing stumbles over, it may not without a free dimension.
+            with suppress(Exception):
+                return Program(_traced(model, _doubled(example), most), True)
         try:
-            return Program(_traced(model, _doubled(example), Dim.DYNAMIC), True)
-        except Exception:  # whatever tracing stumbles over, it may not without a free dimension
-            try:
-                return Program(_traced(model, example, None), False)
-            except Exception as error:
-                reason = reason_of(error)
-                raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
+            return Program(_traced(model, example), False)
+        except Exception as error:
+            reason = reason_of(error)
+            raise EngineError(f"the model cannot be traced for export ({reason}); {ADVICE}") from error
 
 
 ADVICE = "make its forward free of branches on values, or run it in PyTorch with weights compressed alone"
@@ -63,20 +78,21 @@ def reason_of(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _traced(model: nn.Module, example: Example, batch: Any) -> ExportedProgram:
-    """Trace a copy of the example: tracing marks tensors as of free size, for the next time too."""
+def _traced(model: nn.Module, example: Example, most: Limits | None = None) -> ExportedProgram:
+    """Trace a copy of the example, since tensors are marked as of free size; without ``most`` all sizes are fixed."""
 
     def copied(value: Any) -> Any:
         return value.detach().clone() if isinstance(value, Tensor) else value
 
     def dimensions(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.ndim:
+        if not isinstance(value, Tensor) or not value.ndim or most is None:
             return None
-        lengths = {} if value.is_floating_point() else dict.fromkeys(range(1, value.ndim), Dim.AUTO)
-        return {0: batch, **lengths}
+        lengths = () if value.is_floating_point() else tuple(enumerate(value.shape))[1:]
+        free = {k: Dim.AUTO(max=None if most.length is None else max(most.length, size)) for k, size in lengths}
+        return {0: Dim.DYNAMIC(max=most.batch), **free}
 
     args, kwargs = tree_map(copied, example.args), tree_map(copied, example.kwargs)
-    shapes = None if batch is None else (*tree_map(dimensions, args), *tree_map(dimensions, kwargs).values())
+    shapes = None if most is None else (*tree_map(dimensions, args), *tree_map(dimensions, kwargs).values())
     return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 

@@ -70,15 +70,16 @@ class Cut(Edit):
         for name, dims in record.items():
             if not isinstance(dims, dict):
                 raise FormatError(f"the cut of {name!r} is not a table of dimensions")
-            kept[name] = {int(dim): _ascending(at) for dim, at in dims.items()}
+            kept[name] = {int(dim): ascending(at) for dim, at in dims.items()}
         return cls(kept)
 
 
-def _ascending(indices: Any) -> tuple[int, ...]:
+def ascending(indices: Any) -> tuple[int, ...]:
+    """The indices of a JSON record; ``FormatError`` where they are no integers from 0 on, or do not ascend."""
     if not isinstance(indices, list) or not all(type(index) is int and index >= 0 for index in indices):
-        raise FormatError("the indices of a cut are not a list of integers")
+        raise FormatError("the indices of what stays are not a list of integers")
     if any(a >= b for a, b in zip(indices, indices[1:], strict=False)):
-        raise FormatError("the indices of a cut do not ascend")
+        raise FormatError("the indices of what stays do not ascend")
     return tuple(indices)
 
 

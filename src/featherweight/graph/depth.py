@@ -12,6 +12,7 @@ from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import FormatError, SchemeError, SelectionError
+from featherweight.core.hooks import hooked
 from featherweight.core.stage import EditRule
 from featherweight.core.tap import Place
 from featherweight.core.task import Example, Task, call, evaluating, moved, tensors_of
@@ -77,13 +78,9 @@ def skippable(model: nn.Module, example: Example) -> list[str]:
         return note
 
     paths = [path for path, module in model.named_modules() if _is_block(model, path, module)]
-    handles = [model.get_submodule(path).register_forward_hook(watch(path)) for path in paths]
-    try:
-        with evaluating(model), torch.no_grad():
-            example.run(model)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = (model.get_submodule(path).register_forward_hook(watch(path)) for path in paths)
+    with hooked(hooks), evaluating(model), torch.no_grad():
+        example.run(model)
     found = [path for path in paths if shapes.get(path) == [True]]
     return [path for path in found if not any(path.startswith(f"{other}.") for other in found)]
 

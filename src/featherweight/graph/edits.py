@@ -30,9 +30,10 @@ def removal(walked: Walked, dead: Iterable[int], model: nn.Module, example: Exam
     resized = Resized(walked, gone)
     kept = cut(walked.labels, gone, model)
     sizes = follow(resized, model)
-    for edits in ([kept, sizes], [kept]) if sizes is not None else ([kept],):
-        if proved(model, [edit for edit in edits if edit is not None], resized, example):
-            return tuple(edit for edit in edits if edit is not None)
+    forms: tuple[tuple[Edit, ...], ...] = ((kept,),) if sizes is None else ((kept, sizes), (kept,))
+    for edits in forms:
+        if proved(model, edits, resized, example):
+            return edits
     return (CutGraph(kept.kept, described(example)),)
 
 

@@ -46,7 +46,7 @@ class Fold(Edit):
             parameter = nn.Parameter(scaled.to(weight.dtype), requires_grad=weight.requires_grad)
             assign(model, tied.get(f"{name}.weight", (f"{name}.weight",)), parameter)
             layer.bias = nn.Parameter(moved.to(weight.dtype), requires_grad=weight.requires_grad)
-            for each in _names(model, norm):
+            for each in paths(model, norm):
                 owner, _, leaf = each.rpartition(".")
                 setattr(model.get_submodule(owner), leaf, nn.Identity())
 
@@ -117,7 +117,7 @@ def own_norm(module: nn.Module | None) -> nn.BatchNorm2d | None:
     return module if type(module) in NORMS and module.running_var is not None else None  # type: ignore
 
 
-def _names(model: nn.Module, module: nn.Module) -> list[str]:
+def paths(model: nn.Module, module: nn.Module) -> list[str]:
     """Every path at which the module is; it may be registered twice."""
     return [name for name, each in model.named_modules(remove_duplicate=False) if each is module]
 
@@ -158,7 +158,7 @@ def foldable(traced: Traced, model: nn.Module) -> tuple[tuple[str, str], ...]:
 
 def only_user(traced: Traced, model: nn.Module, node: Node, module: nn.Module) -> bool:
     """Whether the parameters and statistics that the operation takes are the module's, and nobody else's."""
-    owners = {f"{name}." for name in _names(model, module)}
+    owners = {f"{name}." for name in paths(model, module)}
     alias = {first: names for first, names, _ in parameters(model)}
     for arg in node.args[1:]:
         if not isinstance(arg, Node):

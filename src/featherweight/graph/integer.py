@@ -57,6 +57,13 @@ class Step:
     units: Units | None
     """``None`` for sizes, and for inputs before they are quantized."""
 
+    @property
+    def reads(self) -> list[str]:
+        """Names of the inputs and earlier steps that it takes, as often as it takes them."""
+        found: list[str] = []
+        map_arg((self.args, dict(self.kwargs)), lambda node: found.append(node.name))
+        return found
+
 
 @dataclass(frozen=True, eq=False)
 class IntegerProgram:
@@ -79,7 +86,7 @@ class IntegerProgram:
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The model's output: the last integers as numbers."""
-        last = {name: number for number, step in enumerate(self.steps) for name in _names(step)}
+        last = {name: number for number, step in enumerate(self.steps) for name in step.reads}
         last[self.output] = len(self.steps)
         values: dict[str, Any] = {}
         for number, (name, value) in enumerate(self._run(inputs, values)):
@@ -88,13 +95,18 @@ class IntegerProgram:
                 del values[done]
         return self.units[self.output].real(values[self.output]).to(self.dtype)
 
-    @torch.no_grad()
     def values(self, *inputs: Tensor) -> dict[str, Tensor]:
         """The integers of every step, by its name; :attr:`units` says what they mean."""
+        found = self.results(*inputs)
+        return {name: found[name] for name in self.units}
+
+    @torch.no_grad()
+    def results(self, *inputs: Tensor) -> dict[str, Any]:
+        """What is given for every input and comes of every step, sizes too, by its name."""
         values: dict[str, Any] = {}
         for name, value in self._run(inputs, values):
             values[name] = value
-        return {name: values[name] for name in self.units}
+        return values
 
     def _run(self, inputs: Sequence[Tensor], values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         if len(inputs) != len(self.inputs):
@@ -108,12 +120,6 @@ class IntegerProgram:
         for step in self.steps:
             args, kwargs = map_arg((step.args, dict(step.kwargs)), lambda node: values[node.name])
             yield step.name, step.compute(*args, **kwargs)
-
-
-def _names(step: Step) -> list[str]:
-    found: list[str] = []
-    map_arg((step.args, dict(step.kwargs)), lambda node: found.append(node.name))
-    return found
 
 
 def int32(x: Tensor) -> Tensor:

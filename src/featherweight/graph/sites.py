@@ -123,7 +123,7 @@ def _weighted(traced: Traced, node: Node, weights: Callable[[str], bool]) -> boo
 def _source(node: Node) -> tuple[Node, bool]:
     """The tensor whose entries ``node`` holds, and whether some are left out or zeros were added."""
     parts = False
-    while node.op == "call_function" and (node.target in VIEWS or _is_part(node)):
+    while moves(node):
         parts |= node.target in PARTS
         node = node.args[0]  # type: ignore[assignment]
     return node, parts
@@ -153,6 +153,11 @@ def _overwritten(source: Node, node: Node) -> bool:
     return any(writes(user) and user.args[0] in shared for user in users)
 
 
+def moves(node: Node) -> bool:
+    """Whether a node's result holds nothing but entries of its first operand, and zeros."""
+    return node.op == "call_function" and (node.target in VIEWS or _is_part(node))
+
+
 def _is_part(node: Node) -> bool:
     if node.target is aten.pad.default:
         mode, value = [*node.args[2:], *("constant", None)[len(node.args) - 2 :]][:2]
@@ -173,7 +178,7 @@ def _places(traced: Traced, source: Node, edges: list[Edge], chosen: set[tuple[N
 def _only_quantized(source: Node, chosen: set[tuple[Node, int]]) -> bool:
     """Whether all that use the tensor, or its entries, take it quantized."""
     for user in source.users:
-        if user.op == "call_function" and (user.target in VIEWS or _is_part(user)):
+        if moves(user):
             if not _only_quantized(user, chosen):
                 return False
             continue

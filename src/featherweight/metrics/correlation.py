@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.metric import Metric, Scores
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Task, call, evaluating, moved
@@ -31,17 +32,13 @@ class Correlation(MetricRule):
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
         sums = {name: _Moments() for name in names}
-        handles = []
-        for name, moments in sums.items():
-            layer = student.base.get_submodule(name.rpartition(".")[0])
-            handles.append(layer.register_forward_hook(moments.add))
-        try:
-            with evaluating(student):
-                for batch in islice(iter(task.calibration_data()), self.batches):
-                    call(student, moved(batch, student.device))
-        finally:
-            for handle in handles:
-                handle.remove()
+        hooks = (
+            student.base.get_submodule(name.rpartition(".")[0]).register_forward_hook(moments.add)
+            for name, moments in sums.items()
+        )
+        with hooked(hooks), evaluating(student):
+            for batch in islice(iter(task.calibration_data()), self.batches):
+                call(student, moved(batch, student.device))
         for name, moments in sums.items():
             if moments.count == 0:
                 raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Task, evaluating, tensors_of
@@ -304,12 +305,8 @@ def _outputs(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Tensor]
     def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
         return lambda module, args, result: found[name].append(result)
 
-    handles = [layer.register_forward_hook(note(name)) for name, layer in layers.items()]
-    try:
+    with hooked(layer.register_forward_hook(note(name)) for name, layer in layers.items()):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def known(layer: nn.Module, name: str) -> bool:

@@ -16,15 +16,12 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FeatherweightError, TaskError
+from featherweight.core.hooks import Seen
 from featherweight.core.site import block_of, parameters
 from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, tensors_of
 
 SPILL = 1 << 28
 """Bytes of blocks' outputs that are held in memory; what is over it lies in files until the next block is reached."""
-
-
-class Seen(Exception):
-    """All that is wanted of a batch was seen: the rest of the model need not run."""
 
 
 class _Stale(Exception):
@@ -136,7 +133,7 @@ class Prefix:
 
         if expected == 0:
             return collector
-        with hooked(self.student.base.get_submodule(path).register_forward_pre_hook(look)):
+        with self.student.base.get_submodule(path).register_forward_pre_hook(look):
             for number, batch in enumerate(self._batches()):
                 calls = 0
                 self._run(number, batch)
@@ -156,7 +153,7 @@ class Prefix:
             raise Seen
 
         block = self.student.base.get_submodule(self.blocks[len(self.stubs)])
-        with hooked(block.register_forward_hook(keep)):
+        with block.register_forward_hook(keep):
             for number, batch in enumerate(self._batches()):
                 self._run(number, batch)
         self.held.clear()
@@ -260,9 +257,9 @@ def _watching(base: nn.Module, blocks: set[str], keys: Mapping[str, Key | None])
 
     with ExitStack() as stack:
         for path, module in base.named_modules():
-            stack.enter_context(hooked(module.register_forward_pre_hook(enter(path))))
+            stack.enter_context(module.register_forward_pre_hook(enter(path)))
             if path in blocks:
-                stack.enter_context(hooked(module.register_forward_hook(leave(path))))
+                stack.enter_context(module.register_forward_hook(leave(path)))
         yield flow
 
 
@@ -325,15 +322,6 @@ class _Held:
         if self.folder is not None:
             rmtree(self.folder, ignore_errors=True)
             self.folder = None
-
-
-@contextmanager
-def hooked(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    """The hook is removed on leaving."""
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def calibration(student: Compressed, task: Task, batches: int) -> Iterator[Batch]:

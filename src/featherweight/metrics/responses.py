@@ -135,12 +135,9 @@ class RectifiedResponses(StudentResponses):
             rectified |= place.call.operator is Operator.RELU and place.operand == 0 and any(x is y for y in given)
             return x
 
-        handle = layer.register_forward_hook(lambda module, args, y: given.append(y))
-        try:
-            with evaluating(original), watching(original, note):
-                call(original, moved(batch, device_of(original)))
-        finally:
-            handle.remove()
+        hook = layer.register_forward_hook(lambda module, args, y: given.append(y))
+        with hook, evaluating(original), watching(original, note):
+            call(original, moved(batch, device_of(original)))
         return rectified
 
 
@@ -154,10 +151,7 @@ def batch_size(batch: Any) -> int:
 def input_rows(model: nn.Module, layer: nn.Module, batch: Any) -> Tensor:
     """What the layer's weight is multiplied with while the model runs on the batch."""
     found: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda module, args: found.append(patches(module, args[0])))
-    try:
-        with evaluating(model):
-            call(model, moved(batch, device_of(model)))
-    finally:
-        handle.remove()
+    hook = layer.register_forward_pre_hook(lambda module, args: found.append(patches(module, args[0])))
+    with hook, evaluating(model):
+        call(model, moved(batch, device_of(model)))
     return torch.cat(found) if found else torch.zeros(0, 1)

@@ -7,9 +7,11 @@ from featherweight.core.errors import SelectionError
 from featherweight.papers import (
     adaround,
     awq,
+    balanced_quantization_rnn,
     binaryconnect,
     brecq,
     channel_pruning_lasso,
+    condensenet,
     data_free_pruning,
     deep_compression,
     deeptwist,
@@ -21,7 +23,9 @@ from featherweight.papers import (
     energy_aware_pruning,
     filter_correlation_pruning,
     filter_pruning_l1,
+    finite_precision_error_analysis,
     fisher_pruning,
+    fixed_point_rnn,
     fixed_point_ternary_dnn,
     gptq,
     gradual_pruning,
@@ -62,12 +66,14 @@ from featherweight.papers import (
     repr_filters,
     rethinking_smaller_norm,
     ristretto,
+    runtime_neural_pruning,
     scalpel,
     shiftcnn,
     smoothquant,
     soft_weight_sharing,
     sparse_granularity,
     sparsegpt,
+    splitnet,
     sss,
     statistical_nlu_compression,
     structured_bayesian_healthcare,
@@ -81,12 +87,15 @@ from featherweight.papers import (
     thinet,
     ttq,
     vector_quantization_cnn,
+    wage,
     wanda,
     watersic,
     xnor_net,
     zipml,
 )
 from featherweight.papers.paper import Claim, Paper
+from featherweight.papers.system import System
+from featherweight.papers.systems import SYSTEMS
 
 PAPERS: dict[str, Callable[[], Paper]] = {
     "han-pruning": han_pruning.paper,
@@ -117,11 +126,15 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "qnn": qnn.paper,
     "hwgq": hwgq.paper,
     "dorefa-net": dorefa_net.paper,
+    "wage": wage.paper,
     "pact": pact.paper,
     "tf-contrib-quantize": tf_contrib_quantize.paper,
     "mxnet-quantization": mxnet_quantization.paper,
     "ristretto": ristretto.paper,
     "lin-fixed-point-sqnr": lin_fixed_point_sqnr.paper,
+    "fixed-point-rnn": fixed_point_rnn.paper,
+    "balanced-quantization-rnn": balanced_quantization_rnn.paper,
+    "finite-precision-error-analysis": finite_precision_error_analysis.paper,
     "ternary-weight-networks": ternary_weight_networks.paper,
     "ttq": ttq.paper,
     "fixed-point-ternary-dnn": fixed_point_ternary_dnn.paper,
@@ -160,6 +173,9 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "suzuki-unit-pruning": suzuki_unit_pruning.paper,
     "thinet": thinet.paper,
     "channel-pruning-lasso": channel_pruning_lasso.paper,
+    "condensenet": condensenet.paper,
+    "splitnet": splitnet.paper,
+    "runtime-neural-pruning": runtime_neural_pruning.paper,
     "redcnn-feature-map-compact": redcnn.paper,
     "structured-pruning-anwar": structured_pruning_anwar.paper,
     "rethinking-smaller-norm": rethinking_smaller_norm.paper,
@@ -171,14 +187,23 @@ PAPERS: dict[str, Callable[[], Paper]] = {
     "structured-bayesian-healthcare": structured_bayesian_healthcare.paper,
 }
 
-__all__ = ["PAPERS", "Claim", "Paper", "find"]
+__all__ = ["PAPERS", "SYSTEMS", "Claim", "Paper", "System", "find", "known"]
 
 
 def find(name: str, also: Collection[str] = ()) -> Paper:
     """The paper of this name; ``also`` are names of other recipes that could have been meant."""
     if name in PAPERS:
         return PAPERS[name]()
+    if name in SYSTEMS:
+        raise SelectionError(
+            f"{name} is a system and has no recipe; `featherweight papers {name} --card` tells what of it is here"
+        )
     close = get_close_matches(name, [*PAPERS, *also], 1)
     meant = f"did you mean {close[0]}? " if close else ""
     others = f", and there is {', '.join(also)}" if also else ""
     raise SelectionError(f"there is no paper {name!r}; {meant}`featherweight papers` lists all {len(PAPERS)}{others}")
+
+
+def known(name: str) -> Paper | System:
+    """The paper or the system of this name."""
+    return SYSTEMS[name] if name in SYSTEMS else find(name)

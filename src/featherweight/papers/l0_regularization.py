@@ -1,11 +1,9 @@
 """L0 regularization by hard concrete gates (Louizos, Welling and Kingma 2018)."""
 
-from featherweight.activations.gates import ExpectedCount, FoldGates, Gates, HardConcrete
-from featherweight.core.site import WEIGHTS
-from featherweight.core.stage import Objective, Recipe, Reference, Stage, Training
+from featherweight.activations.gates import ExpectedCount, Gates, HardConcrete
+from featherweight.core.stage import Objective, Recipe, Reference, Stage
+from featherweight.papers import gated
 from featherweight.papers.paper import Claim, Paper
-from featherweight.schemes.sparse import Magnitude, Sparse
-from featherweight.search.dead import CutDead
 from featherweight.training.objectives import TaskLoss
 
 REFERENCE = Reference(
@@ -18,24 +16,17 @@ DEVIATIONS = (
     "after the cut, what is left learns for some epochs without gates",
     "input pixels with closed gates are columns of zeros in the file: the network still takes whole images",
 )
-SAMPLES = {"mnist-lenet300": 55_000, "mnist-lenet5": 55_000, "digits": 998}
-EPOCHS = {"mnist-lenet300": (20, 8), "mnist-lenet5": (10, 4), "digits": (60, 20)}
-"""With gates, and after the cut."""
 
 
 def recipe(task: str = "", *, lam: float = 0.1) -> Recipe:
     """Hard concrete gates on all channels and inputs; ``lam``, λ, is the price of a weight in nats over the data."""
-    first, second = EPOCHS.get(task, (10, 5))
     gates = Stage(
         "gates",
         tap=Gates(HardConcrete),
-        training=Training(first, 1e-3, code_lr=10.0, final=0.1),
-        objective=Objective((TaskLoss(), ExpectedCount(lam / SAMPLES.get(task, 50_000)))),
+        training=gated.learning(task),
+        objective=Objective((TaskLoss(), ExpectedCount(lam / gated.samples(task)))),
     )
-    fold = Stage("fold", repairs=(FoldGates(),))
-    cut = Stage("cut", edit=CutDead(optional=True))
-    rest = Stage("rest", {WEIGHTS: Sparse(Magnitude())}, training=Training(second, 5e-4, seed=1))
-    return Recipe("l0-regularization", (gates, fold, cut, rest), REFERENCE, DEVIATIONS)
+    return Recipe("l0-regularization", (gates, *gated.afterwards(task)), REFERENCE, DEVIATIONS)
 
 
 def paper() -> Paper:

@@ -1,11 +1,9 @@
 """Structured Bayesian compression for connected healthcare (2019)."""
 
-from featherweight.activations.gates import FoldGates, Gates, GroupNoise, NoiseDivergence
-from featherweight.core.site import WEIGHTS
-from featherweight.core.stage import Iterative, Objective, Recipe, Reference, Stage, Training
+from featherweight.activations.gates import Gates, GroupNoise, NoiseDivergence
+from featherweight.core.stage import Iterative, Objective, Recipe, Reference, Stage
+from featherweight.papers import gated
 from featherweight.papers.paper import Claim, Paper
-from featherweight.schemes.sparse import Magnitude, Sparse
-from featherweight.search.dead import CutDead
 from featherweight.training.objectives import TaskLoss
 
 REFERENCE = Reference(
@@ -23,25 +21,18 @@ DEVIATIONS = (
     "MNIST, not the paper's histology images; the network starts from its trained weights",
     "after the cut, what is left learns for some epochs without noise",
 )
-SAMPLES = {"mnist-lenet300": 55_000, "mnist-lenet5": 55_000, "digits": 998}
-EPOCHS = {"mnist-lenet300": (20, 8), "mnist-lenet5": (10, 4), "digits": (60, 20)}
-"""With noise, and after the cut."""
 
 
 def recipe(task: str = "", *, strength: float = 10.0) -> Recipe:
     """Multiplicative noise on all channels and inputs whose variance learns under a log-uniform prior."""
-    first, second = EPOCHS.get(task, (10, 5))
     noise = Stage(
         "noise",
         tap=Gates(GroupNoise),
         schedule=Iterative(10),
-        training=Training(first, 1e-3, code_lr=10.0, final=0.1),
-        objective=Objective((TaskLoss(), NoiseDivergence(strength / SAMPLES.get(task, 50_000), rising=True))),
+        training=gated.learning(task),
+        objective=Objective((TaskLoss(), NoiseDivergence(strength / gated.samples(task), rising=True))),
     )
-    fold = Stage("fold", repairs=(FoldGates(),))
-    cut = Stage("cut", edit=CutDead(optional=True))
-    rest = Stage("rest", {WEIGHTS: Sparse(Magnitude())}, training=Training(second, 5e-4, seed=1))
-    return Recipe("structured-bayesian-healthcare", (noise, fold, cut, rest), REFERENCE, DEVIATIONS)
+    return Recipe("structured-bayesian-healthcare", (noise, *gated.afterwards(task)), REFERENCE, DEVIATIONS)
 
 
 def paper() -> Paper:

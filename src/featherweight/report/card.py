@@ -13,6 +13,7 @@ from featherweight.tasks import find
 if TYPE_CHECKING:
     from featherweight.papers.measurement import Measurement
     from featherweight.papers.paper import Paper
+    from featherweight.papers.system import System
 
 
 def card(paper: "Paper") -> str:
@@ -45,6 +46,21 @@ def _commands(paper: "Paper") -> Iterator[str]:
     for task in paper.tasks:
         yield f"featherweight reproduce {paper.name} --task {task} -o {task}.fwt"
     yield f"featherweight compress my_task.py:task --recipe {paper.name}"
+
+
+def system_card(system: "System") -> str:
+    """Name, reference, idea, what of it is where, what was checked and what not, what came after it."""
+    return "\n".join(_system_lines(system)) + "\n"
+
+
+def _system_lines(system: "System") -> Iterator[str]:
+    yield from (f"# {system.name}", "", f"{system.reference}", "", system.idea, "")
+    yield from ("A system, without a recipe. Read in: " + system.read + ".", "")
+    yield from ("## What of it is here", "", "| what | where |", "| --- | --- |")
+    yield from (f"| {_cell(part.what)} | {_cell(part.where)} |" for part in system.parts)
+    yield from ("", "## What was checked here", "", *(f"- {each}" for each in system.checked))
+    yield from ("", "## What was not", "", *(f"- {each}" for each in system.unchecked))
+    yield from ("", "## What came after it", "", system.successor)
 
 
 def _cell(text: str) -> str:

@@ -19,6 +19,7 @@ from featherweight.graph.attributes import SetSizes
 from featherweight.graph.cut import Cut
 from featherweight.graph.depth import Skip
 from featherweight.graph.fold import Fold
+from featherweight.graph.groups import Group
 from featherweight.graph.rewrite import CutGraph
 from featherweight.run import relative_error
 
@@ -112,6 +113,11 @@ def _told(edit: Edit, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
                 f"{name}, dimension {dim}: {len(at)} of {shapes[name][dim]} kept"
                 for name, dims in edit.kept.items()
                 for dim, at in dims.items()
+            ]
+        case Group():
+            return [
+                f"{path}: {len(wiring.inputs)} groups, each of {len(wiring.inputs[0])} inputs"
+                for path, wiring in edit.layers.items()
             ]
         case Skip():
             return [f"block {path} left out" for path in edit.blocks]

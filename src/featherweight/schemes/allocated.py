@@ -1,5 +1,6 @@
 """Bits of a uniform grid for every tensor, under one budget for all of them."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log2
@@ -12,7 +13,7 @@ from featherweight.core.errors import SchemeError, naming
 from featherweight.core.metric import EUCLIDEAN, Metric
 from featherweight.core.rate import Rate
 from featherweight.core.scheme import Promise, Scheme
-from featherweight.schemes.uniform import Fit, Uniform, UniformCode
+from featherweight.schemes.uniform import Fit, PerChannel, Uniform, UniformCode, blocks
 
 
 def equal_noise_bits(sizes: Mapping[str, int], mean: float, least: int = 2, most: int = 8) -> dict[str, float]:
@@ -50,26 +51,23 @@ def whole_bits(bits: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str,
     return whole
 
 
-@dataclass(frozen=True)
-class EqualNoise(Scheme):
-    """A uniform code for every tensor, with bits by :func:`equal_noise_bits` and a mean of at most ``mean`` an entry.
+class Allocated(Scheme):
+    """A uniform code for every tensor, with bits that are decided for all tensors that are projected together.
 
-    ``uniform`` says all else of the codes. A tensor by itself gets the mean, rounded down.
+    ``uniform`` says all else of the codes.
     """
 
-    mean: float
-    uniform: Uniform = Uniform(fit=Fit.SEARCH)
-    least: int = 2
+    uniform: Uniform
     promise: ClassVar[Promise] = Promise.RULE
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.mean <= 8:
-            raise SchemeError(f"a mean of {self.mean:g} bits is not in {self.least}..8; wider codes are floats (Float)")
+    @abstractmethod
+    def bits(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, int]:
+        """Bits of each tensor."""
 
     def project(
         self, w: Tensor, metric: Metric = EUCLIDEAN, *, warm: Code | None = None, rate: Rate | None = None
     ) -> Code:
-        bits = warm.bits if isinstance(warm, UniformCode) else int(self.mean)
+        bits = warm.bits if isinstance(warm, UniformCode) else self.bits({"": w}, {"": metric})[""]
         return replace(self.uniform, bits=bits).project(w, metric, warm=warm, rate=rate)
 
     def project_all(
@@ -77,8 +75,7 @@ class EqualNoise(Scheme):
     ) -> dict[str, Code]:
         if warm:
             return super().project_all(weights, metrics, warm)
-        sizes = {name: max(w.numel(), 1) for name, w in weights.items()}
-        bits = whole_bits(equal_noise_bits(sizes, self.mean, self.least), sizes)
+        bits = self.bits(weights, metrics)
         codes: dict[str, Code] = {}
         for name, w in weights.items():
             with naming(name):
@@ -89,3 +86,60 @@ class EqualNoise(Scheme):
         if not isinstance(code, UniformCode):
             raise SchemeError(f"a uniform scheme learns behind a uniform code, not {type(code).__name__}")
         return replace(self.uniform, bits=code.bits).through(w, code)
+
+
+@dataclass(frozen=True)
+class EqualNoise(Allocated):
+    """Bits by :func:`equal_noise_bits`, with a mean of at most ``mean`` an entry.
+
+    A tensor by itself gets the mean, rounded down.
+    """
+
+    mean: float
+    uniform: Uniform = Uniform(fit=Fit.SEARCH)
+    least: int = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.least <= self.mean <= 8:
+            raise SchemeError(f"a mean of {self.mean:g} bits is not in {self.least}..8; wider codes are floats (Float)")
+
+    def bits(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, int]:
+        sizes = {name: max(w.numel(), 1) for name, w in weights.items()}
+        return whole_bits(equal_noise_bits(sizes, self.mean, self.least), sizes)
+
+
+@dataclass(frozen=True)
+class WithinNoise(Allocated):
+    """The fewest bits, the same for all tensors, whose :func:`rounding_noise` adds up to ``noise`` at most.
+
+    In a metric of :class:`~featherweight.metrics.noise.NoiseGain` that is the relative noise at the outputs.
+    ``SchemeError`` where 8 bits do not do.
+    """
+
+    noise: float
+    uniform: Uniform = Uniform(granularity=PerChannel())
+    least: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.noise > 0 or not 2 <= self.least <= 8:
+            raise SchemeError(f"a noise of {self.noise:g} and {self.least} bits at least: give above 0, and 2..8 bits")
+
+    def bits(self, weights: Mapping[str, Tensor], metrics: Mapping[str, Metric]) -> dict[str, int]:
+        total = 0.0
+        for bits in range(self.least, 9):
+            scheme = replace(self.uniform, bits=bits)
+            total = sum(rounding_noise(scheme.project(w), w, metrics[name]) for name, w in weights.items())
+            if total <= self.noise:
+                return dict.fromkeys(weights, bits)
+        raise SchemeError(f"8 bits leave a noise of {total:.3g}, above {self.noise:.3g}; allow more noise")
+
+
+def rounding_noise(code: UniformCode, w: Tensor, metric: Metric) -> float:
+    """``Σ d s²/12``: the mean of ``Σ d (Δw)²`` over errors that are uniform over a step, in a diagonal metric.
+
+    Weights that are zero are levels of every symmetric grid, and have no error.
+    """
+    weights = metric.weights(w)
+    costs = (w != 0).double() if weights is None else (w != 0) * weights.double().to(w.device)
+    steps = code.scales.decode().double()
+    return float((blocks(costs, code.granularity).sum(1) * steps.square()).sum() / 12)

@@ -34,7 +34,7 @@ class GroupSparse(Sparse):
         return box.spread(chosen, tuple(importance.shape))
 
     def columns(self, most: int) -> int:
-        box = self.structure.box(2)
+        box = self.structure.box((0, 0))
         width = box.sizes[1]
         if not box.matrix or not 1 <= width <= most:
             raise SchemeError(
@@ -46,7 +46,7 @@ class GroupSparse(Sparse):
         return boxes * width
 
     def _box(self, importance: Tensor) -> Box:
-        return self.structure.box(importance.ndim)
+        return self.structure.box(tuple(importance.shape))
 
     def _scores(self, importance: Tensor) -> Tensor:
         return self._box(importance).reduced(importance.double(), self.structure.norm)

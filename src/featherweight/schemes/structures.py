@@ -94,24 +94,24 @@ class Structure(ABC):
     norm: Norm = field(default=Norm.L2, kw_only=True)
 
     @abstractmethod
-    def box(self, dims: int) -> Box:
-        """The grid for tensors of so many dimensions. Raises ``SchemeError`` where it has none."""
+    def box(self, shape: tuple[int, ...]) -> Box:
+        """The grid for tensors of this shape. Raises ``SchemeError`` where it has none."""
 
 
 @dataclass(frozen=True)
 class Filters(Structure):
     """All that one output reads, ``W[n]``: the rows of a matrix."""
 
-    def box(self, dims: int) -> Box:
-        return Box((1, *_rest(self, dims, 1)))
+    def box(self, shape: tuple[int, ...]) -> Box:
+        return Box((1, *_rest(self, shape, 1)))
 
 
 @dataclass(frozen=True)
 class Channels(Structure):
     """All that is read of one input channel, ``W[:, c]``: the columns of a matrix."""
 
-    def box(self, dims: int) -> Box:
-        return Box((0, 1, *_rest(self, dims, 2)))
+    def box(self, shape: tuple[int, ...]) -> Box:
+        return Box((0, 1, *_rest(self, shape, 2)))
 
 
 @dataclass(frozen=True)
@@ -123,16 +123,39 @@ class Columns(Structure):
     shapes of Wen et al. 2016 (arXiv 1608.03665, section 3).
     """
 
-    def box(self, dims: int) -> Box:
-        return Box((0, 1, *(1 for _ in _rest(self, dims, 2))))
+    def box(self, shape: tuple[int, ...]) -> Box:
+        return Box((0, 1, *(1 for _ in _rest(self, shape, 2))))
 
 
 @dataclass(frozen=True)
 class Kernels(Structure):
     """What one output reads of one input channel, ``W[n, c]``; single entries of a matrix."""
 
-    def box(self, dims: int) -> Box:
-        return Box((1, 1, *_rest(self, dims, 2)))
+    def box(self, shape: tuple[int, ...]) -> Box:
+        return Box((1, 1, *_rest(self, shape, 2)))
+
+
+@dataclass(frozen=True)
+class FilterGroups(Structure):
+    """What one of ``groups`` groups of filters reads of one input channel, ``W[g n : (g + 1) n, c]``.
+
+    Filters that follow each other are a group, and all have ``n``. Groups that each read a few channels are a
+    convolution in groups (Huang et al. 2017, arXiv 1711.09224, section 3.1).
+    """
+
+    groups: int
+
+    def __post_init__(self) -> None:
+        if self.groups < 1:
+            raise SchemeError(f"{self.groups} groups of filters; give 1 or more")
+
+    def box(self, shape: tuple[int, ...]) -> Box:
+        rest = _rest(self, shape, 2)
+        if shape[0] % self.groups:
+            raise SchemeError(f"{shape[0]} filters are no {self.groups} equal groups; give a number that divides them")
+        if shape[1] == 1:
+            raise SchemeError("filters that read one input each (a depthwise layer) have none to drop; exclude them")
+        return Box((shape[0] // self.groups, 1, *rest))
 
 
 @dataclass(frozen=True)
@@ -145,9 +168,9 @@ class Vectors(Structure):
         if self.dimension < 0:
             raise SchemeError(f"vectors along dimension {self.dimension}: count dimensions from the first, which is 0")
 
-    def box(self, dims: int) -> Box:
-        _rest(self, dims, 0)
-        return Box(tuple(0 if d == self.dimension else 1 for d in range(dims)))
+    def box(self, shape: tuple[int, ...]) -> Box:
+        _rest(self, shape, 0)
+        return Box(tuple(0 if d == self.dimension else 1 for d in range(len(shape))))
 
 
 @dataclass(frozen=True)
@@ -165,12 +188,13 @@ class Blocks(Structure):
         if self.rows < 0 or self.columns < 0:
             raise SchemeError(f"a block of {self.rows} x {self.columns}: sizes are above 0, or 0 for all")
 
-    def box(self, dims: int) -> Box:
+    def box(self, shape: tuple[int, ...]) -> Box:
         return Box((self.rows, self.columns), matrix=True)
 
 
-def _rest(structure: Structure, dims: int, least: int) -> tuple[int, ...]:
+def _rest(structure: Structure, shape: tuple[int, ...], least: int) -> tuple[int, ...]:
     """The whole of every dimension from ``least`` on."""
+    dims = len(shape)
     if not least <= dims <= DIMENSIONS:
         raise SchemeError(
             f"{type(structure).__name__} are of tensors with {least} to {DIMENSIONS} dimensions, and this one has "

@@ -12,7 +12,7 @@ from torch import Tensor
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import BudgetError, SchemeError, SelectionError
-from featherweight.core.metric import Full
+from featherweight.core.metric import Full, Metric
 from featherweight.core.stage import EditRule
 from featherweight.core.task import Task
 from featherweight.costs.layers import CostRule, LayerCosts, Macs
@@ -67,8 +67,7 @@ class Surgeon(ChannelScore):
         for group, weights in readable:
             metrics = rule.measure(student, list(weights), task)
             given = [
-                Reader(student.weight(name).detach(), _full(metrics[name]), columns)
-                for name, columns in weights.items()
+                Reader(student.weight(name).detach(), full(metrics[name]), columns) for name, columns in weights.items()
             ]
             gone = eliminate(given)
             found.append(_curve(group, gone))
@@ -79,9 +78,17 @@ def _curve(group: Sequence[int], gone: Elimination) -> Curve:
     return Curve(tuple(group[at] for at in gone.order), gone.errors)
 
 
-def _full(metric: object) -> Full:
+def full(metric: Metric) -> Full:
+    """The metric, which must be a full one."""
     assert isinstance(metric, Full)
     return metric
+
+
+def refilled(w: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
+    """The weight with zeros outside the columns ``kept``, which make up for the others by least squares."""
+    whole = torch.zeros_like(w).flatten(1)
+    whole[:, kept] = made_up(w, hessian, kept)
+    return whole.reshape(w.shape)
 
 
 def reading(labels: Labels, group: Sequence[int], student: Compressed) -> dict[str, Tensor]:
@@ -130,23 +137,26 @@ class Narrow(EditRule):
         costs = self.cost.measure(student, task)
         shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
 
+        allocated = self.allocation(student, walked.labels, curves, costs, shapes, task)
+
         def cut_to(share: float) -> tuple[Edit, ...]:
-            numbers = self.numbers(walked.labels, curves, costs, shapes, share)
+            numbers = allocated(share)
             dead = [label for curve, gone in zip(curves, numbers, strict=True) for label in curve.labels[:gone]]
             return removal(walked, dead, student.base, task.example()) if dead else ()
 
         return self._corrected(cut_to, student, task)
 
-    def numbers(
+    def allocation(
         self,
+        student: Compressed,
         labels: Labels,
         curves: Sequence[Curve],
         costs: LayerCosts,
         shapes: Mapping[str, tuple[int, ...]],
-        share: float,
-    ) -> list[int]:
-        """How many labels of every curve go, at an estimated share of the cost."""
-        return allocate(labels, curves, costs, shapes, share, self.step, self.least)
+        task: Task,
+    ) -> Callable[[float], list[int]]:
+        """Estimated share of the cost -> how many labels of every curve go."""
+        return lambda share: allocate(labels, curves, costs, shapes, share, self.step, self.least)
 
     def _curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
         chosen = {
@@ -198,10 +208,7 @@ class Narrow(EditRule):
         inner = w[0, 0].numel()
         channels = torch.tensor(edit.kept[name][1])
         kept = (channels[:, None] * inner + torch.arange(inner)).flatten()
-        solved = made_up(w, _full(moment).hessian, kept)
-        whole = torch.zeros_like(w).flatten(1)
-        whole[:, kept] = solved
-        return edit.slice(name, whole.reshape(w.shape))
+        return edit.slice(name, refilled(w, full(moment).hessian, kept))
 
 
 def allocate(
@@ -217,15 +224,10 @@ def allocate(
 
     ``BudgetError`` where the narrowest model costs more.
     """
-    state = _Narrowing(labels, curves, costs, dict(shapes))
+    state = Narrowing(labels, curves, costs, shapes)
     limit = share * costs.total(shapes)
     while state.cost > limit:
-        moves = [move for number in range(len(curves)) for move in state.moves(number, step, least)]
-        if not moves:
-            raise BudgetError(
-                f"{limit:,.0f} {costs.unit} cannot be reached: the narrowest model has {state.cost:,.0f}. Allow "
-                "narrower groups, or a larger share"
-            )
+        moves = state.all_moves(step, least)
         best = min(moves, key=lambda move: (move.rise / move.saved, -move.saved))
         enough = [m for m in moves if m.curve == best.curve and state.cost - m.saved <= limit]
         state.make(min([best, *enough], key=lambda m: m.gone) if enough else best)
@@ -240,44 +242,56 @@ def cost_without(
     gone: Sequence[int],
 ) -> float:
     """What is left of the cost of ``shapes`` when the first ``gone`` labels of every curve have gone."""
-    state = _Narrowing(labels, curves, costs, dict(shapes))
+    state = Narrowing(labels, curves, costs, shapes)
     for number, count in enumerate(gone):
-        state.make(_Move(number, count, 0.0, 0.0))
+        state.make(Move(number, count, 0.0, 0.0))
     return state.cost
 
 
 @dataclass(frozen=True)
-class _Move:
+class Move:
+    """``gone`` labels of a curve instead of fewer: by how much its error rises, and what is saved."""
+
     curve: int
     gone: int
     rise: float
     saved: float
 
 
-class _Narrowing:
+class Narrowing:
     """Shapes and costs as labels go."""
 
     def __init__(
-        self, labels: Labels, curves: Sequence[Curve], costs: LayerCosts, shapes: dict[str, tuple[int, ...]]
+        self, labels: Labels, curves: Sequence[Curve], costs: LayerCosts, shapes: Mapping[str, tuple[int, ...]]
     ) -> None:
-        self.curves, self.costs, self.shapes = curves, costs, shapes
+        self.curves, self.costs, self.shapes = curves, costs, dict(shapes)
         self.gone = [0] * len(curves)
         self.cost = costs.total(shapes)
         self.places = [
             [Counter((name, dim) for name, dim, _ in labels.free[label] if name in shapes) for label in curve.labels]
             for curve in curves
         ]
-        self.known: dict[int, list[_Move]] = {}
+        self.known: dict[int, list[Move]] = {}
         touched = [{name for counter in counters for name, _ in counter} for counters in self.places]
         self.neighbours = [{n for n, other in enumerate(touched) if other & names} for names in touched]
 
-    def moves(self, number: int, step: int, least: int) -> list[_Move]:
+    def all_moves(self, step: int, least: int) -> list[Move]:
+        """Of all curves; ``BudgetError`` where the model is the narrowest already."""
+        moves = [move for number in range(len(self.curves)) for move in self.moves(number, step, least)]
+        if not moves:
+            raise BudgetError(
+                f"the budget cannot be reached: the narrowest model has {self.cost:,.0f} {self.costs.unit}. Allow "
+                "narrower groups, or a larger share"
+            )
+        return moves
+
+    def moves(self, number: int, step: int, least: int) -> list[Move]:
         """All numbers of labels of one curve that could go now and save something."""
         if number not in self.known:
             self.known[number] = list(self._moves(number, step, least))
         return self.known[number]
 
-    def _moves(self, number: int, step: int, least: int) -> list[_Move]:
+    def _moves(self, number: int, step: int, least: int) -> list[Move]:
         curve, before = self.curves[number], self.gone[number]
         found, went = [], Counter[tuple[str, int]]()
         for gone in range(before + 1, len(curve.labels) - least + 1):
@@ -289,7 +303,7 @@ class _Narrowing:
                 for name, shape in self._shrunk(went).items()
             )
             if saved > 0:
-                found.append(_Move(number, gone, curve.errors[gone] - curve.errors[before], saved))
+                found.append(Move(number, gone, curve.errors[gone] - curve.errors[before], saved))
         return found
 
     def _shrunk(self, went: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
@@ -300,7 +314,7 @@ class _Narrowing:
             shapes[name] = tuple(shape)
         return shapes
 
-    def make(self, move: _Move) -> None:
+    def make(self, move: Move) -> None:
         went = Counter[tuple[str, int]]()
         for counter in self.places[move.curve][self.gone[move.curve] : move.gone]:
             went.update(counter)

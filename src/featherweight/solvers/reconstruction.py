@@ -12,6 +12,7 @@ from featherweight.activations.dropping import QuantizationDrop
 from featherweight.core.code import Code
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError, naming
+from featherweight.core.hooks import Seen
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import block_of
 from featherweight.core.stage import BlockProjector
@@ -23,10 +24,6 @@ from featherweight.metrics.responses import batch_size
 from featherweight.solvers.rounding import Annealing, Rounding
 from featherweight.training.loop import seeded
 from featherweight.training.mixing import Mixed
-
-
-class _Seen(Exception):
-    """The block was reached: the rest of the model need not run."""
 
 
 @dataclass(frozen=True)
@@ -234,14 +231,10 @@ def _inputs(model: Compressed, path: str, batch: Batch) -> Inputs:
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append((args, kwargs))
-        raise _Seen
+        raise Seen
 
-    handle = model.base.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True)
-    try:
-        with suppress(_Seen):
-            call(model, batch)
-    finally:
-        handle.remove()
+    with model.base.get_submodule(path).register_forward_pre_hook(note, with_kwargs=True), suppress(Seen):
+        call(model, batch)
     if not found:
         raise SchemeError(f"no calibration input reaches {path}; leave it out, or give data that uses it")
     return found[0]
@@ -256,15 +249,12 @@ def _outputs(model: Compressed, path: str, batch: Batch, task: Task | None) -> t
         found.append(tensors_of(fresh))
         return fresh
 
-    handle = model.base.get_submodule(path).register_forward_hook(leaves)
-    try:
-        with torch.set_grad_enabled(task is not None):
-            outputs = call(model, batch)
-            if len(found) != 1 or not found[0]:
-                raise SchemeError(f"{path} runs {len(found)} times a batch and gives {sum(map(len, found))} tensors")
-            gradients = None if task is None else _gradients(outputs, found[0], task)
-    finally:
-        handle.remove()
+    hook = model.base.get_submodule(path).register_forward_hook(leaves)
+    with hook, torch.set_grad_enabled(task is not None):
+        outputs = call(model, batch)
+        if len(found) != 1 or not found[0]:
+            raise SchemeError(f"{path} runs {len(found)} times a batch and gives {sum(map(len, found))} tensors")
+        gradients = None if task is None else _gradients(outputs, found[0], task)
     wanted = [z.detach() for z in found[0]]
     if gradients is None:
         return wanted, [torch.ones_like(z) for z in wanted]

@@ -22,6 +22,7 @@ BUILT_IN: dict[str, Callable[[], Task]] = {
     "minilm": minilm.task,
     "shakespeare-lstm": shakespeare.lstm,
     "shakespeare-transformer": shakespeare.transformer,
+    "digits-lstm": digits.lstm,
 }
 """All built-in tasks by name. Making one is cheap: data is read when the task's functions are called."""
 

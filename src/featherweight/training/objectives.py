@@ -59,6 +59,22 @@ class OutputError(Term):
         return error / norm.clamp(min=torch.finfo(error.dtype).tiny)
 
 
+@dataclass(frozen=True)
+class SquaredError(Term):
+    """``½ Σ ‖y − e_c‖²`` over samples: the outputs [n, classes] beside 1 for the right class and 0 for all others.
+
+    ``TaskError`` where a batch is no pair of inputs and class numbers [n].
+    """
+
+    def __call__(self, tap: Tap) -> Tensor:
+        labels = tap.batch[1] if isinstance(tap.batch, tuple | list) and len(tap.batch) == 2 else None
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim + 1 != tap.outputs.ndim:
+            raise TaskError("a squared error to classes needs batches (inputs, class numbers [n]); take TaskLoss")
+        wanted = F.one_hot(labels, tap.outputs.shape[-1]).to(tap.outputs.dtype)
+        error: Tensor = (tap.outputs - wanted).square().sum() / 2
+        return error
+
+
 TASK_LOSS = Objective((TaskLoss(),))
 
 

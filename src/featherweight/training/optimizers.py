@@ -9,6 +9,7 @@ from torch import Tensor
 
 from featherweight.core.errors import SchemeError
 from featherweight.schemes.fixed_point import FixedPoint, Rounding
+from featherweight.schemes.shifted import nearest_power
 
 Make = Callable[[Iterable[Any], float], torch.optim.Optimizer]
 """(parameters, learning rate) -> an optimizer: what :class:`featherweight.core.stage.Training` takes."""
@@ -52,13 +53,14 @@ class OnGrid:
     stochastic rounding (Gupta et al. 2015, arXiv 1502.02551, sections 3.1 and 4). ``gradients`` is the grid that
     gradients are rounded to before the step, once a product has been accumulated; ``moments`` rounds what the optimizer
     keeps of the parameter's shape (the velocity of momentum). ``None`` leaves them float32, as the sum ``w + Δw`` is.
+    ``grid`` may be a function of the parameter.
 
     The parameters that the optimizer is given must be on the grid: encode them with it first, to learn them freely
     (``Learn.FREE``), or they are rounded in the first step.
     """
 
     optimizer: Make
-    grid: FixedPoint = FixedPoint()
+    grid: FixedPoint | Callable[[Tensor], FixedPoint] = FixedPoint()
     rounding: Rounding = Rounding.STOCHASTIC
     gradients: FixedPoint | None = None
     moments: FixedPoint | None = None
@@ -80,11 +82,35 @@ class OnGrid:
     @torch.no_grad()
     def _after(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         for parameter in parameters_of(optimizer):
-            parameter.copy_(self.grid.rounded(parameter, self.rounding))
+            grid = self.grid if isinstance(self.grid, FixedPoint) else self.grid(parameter)
+            parameter.copy_(grid.rounded(parameter, self.rounding))
             if self.moments is not None:
                 for kept in optimizer.state[parameter].values():
                     if isinstance(kept, Tensor) and kept.shape == parameter.shape:
                         kept.copy_(self.moments.rounded(kept, self.rounding))
+
+
+@dataclass(frozen=True)
+class Directions:
+    """``optimizer`` that takes ``unit · g / 2^round(log₂ max|g|)`` for every gradient ``g``: of it, how large is lost.
+
+    What is left are the proportions of a tensor's entries, the largest within ``unit · [1/√2, √2]`` (Wu, Li, Chen and
+    Shi 2018, arXiv 1802.04680, section 3.3.3). ``unit`` is a function of the parameter. Zeros stay zeros.
+    """
+
+    optimizer: Make
+    unit: Callable[[Tensor], float]
+
+    def __call__(self, parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
+        made = self.optimizer(parameters, lr)
+        made.register_step_pre_hook(self._before)
+        return made
+
+    @torch.no_grad()
+    def _before(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        for parameter in parameters_of(optimizer):
+            if parameter.grad is not None:
+                parameter.grad.div_(nearest_power(parameter.grad)).mul_(self.unit(parameter))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:

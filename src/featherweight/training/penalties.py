@@ -63,7 +63,7 @@ class GroupLasso(Term):
         return torch.stack([self._norms(w).sum() for w in found.values()]).sum() if found else tap.outputs.new_zeros(())
 
     def _norms(self, w: Tensor) -> Tensor:
-        norms = self.structure.box(w.ndim).reduced(w.abs(), Norm.L2).flatten()
+        norms = self.structure.box(tuple(w.shape)).reduced(w.abs(), Norm.L2).flatten()
         drawn = round(self.smallest * len(norms))
         return norms if self.smallest == 1 else norms.sort().values[:drawn]
 
