@@ -10,6 +10,7 @@ from featherweight.core.stage import Recipe, Stage, Training
 from featherweight.core.task import Example, Task
 from featherweight.run import run
 from featherweight.schemes.amounts import Fraction
+from featherweight.schemes.floats import Floats
 from featherweight.schemes.grouped import GroupSparse
 from featherweight.schemes.sparse import Scope
 from featherweight.schemes.structures import Filters, Norm
@@ -118,5 +119,10 @@ def test_it_goes_on_in_full() -> None:
     stage = replace(DROP, repairs=(Reintroduce(),))
     one, _ = run(given.model(), given, Recipe("drop", (stage,)))
     student, _ = run(given.model(), given, Recipe("drop", (stage, Stage("all", training=Training(1, 1e-2)))))
+    for each in (one, student):  # of these two filters were dropped, of the head none
+        assert [name for name, code in each.codes.items() if isinstance(code, Floats)] == [
+            "first.weight",
+            "second.weight",
+        ]
     moved = (student.weight("second.weight") != one.weight("second.weight")).flatten(1).any(1)
     assert float(moved.double().mean()) > 0.5

@@ -68,7 +68,10 @@ def test_a_users_file_needs_its_task_named(user_file: Path, user_task: str, tmp_
 
 
 def test_what_cannot_be_written_is_said(digits_file: Path, tmp_path: Path) -> None:
-    for name, reason in (("m.mlmodel", "end the name with one of"), ("no/m.onnx", "there is no folder")):
+    for name, reason in (
+        ("m.mlmodel", "end the name with one of .c, .ncnn, .onnx, .pt2, .pte, .so, .tflite"),
+        ("no/m.onnx", "there is no folder"),
+    ):
         ran = run("export", digits_file, "-o", tmp_path / name)
         assert ran.code == 1 and reason in ran.err
     assert list(tmp_path.iterdir()) == []

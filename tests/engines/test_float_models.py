@@ -99,5 +99,6 @@ def test_engines_go_by_name_and_suffix() -> None:
     assert [engine_for(Path(name)).name for name in ("a.onnx", "b.PT2")] == ["onnxruntime", "pytorch"]
     assert find("openvino") is ENGINES["openvino"] and all(find(name).name == name for name in ENGINES)
     assert [engine_for(Path(name)).name for name in ("c.tflite", "d.pte")] == ["litert", "executorch"]
-    with pytest.raises(EngineError, match=r"no engine's files end in '.mlmodel'.*\.onnx, \.pt2, \.pte, "):
+    known = r"\.c, \.ncnn, \.onnx, \.pt2, \.pte, \.so, \.tflite"
+    with pytest.raises(EngineError, match=rf"no engine's files end in '\.mlmodel'.*{known}$"):
         engine_for(Path("e.mlmodel"))
