@@ -13,7 +13,7 @@ is of the 8,000 test images that nothing was chosen on. Seeds are 0.
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -24,15 +24,13 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, Stage
 from featherweight.core.task import measure as quality
 from featherweight.costs.latency import Latency
-from featherweight.costs.layers import LayerCosts
 from featherweight.costs.operations import operations
 from featherweight.engines import find as engine
 from featherweight.engines.engine import Settings, arrays_of
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan
-from featherweight.graph.labels import Labels
 from featherweight.run import run
-from featherweight.search.channels import Curve, Narrow
+from featherweight.search.channels import Narrow, Tradeoff
 from featherweight.search.narrowing import NAME, narrowing
 from featherweight.tasks import find
 from featherweight.tasks.data import Tensors
@@ -43,16 +41,8 @@ STEP, LEAST = 8, 8
 class Evenly(Narrow):
     """The same ratio in every group."""
 
-    def allocation(
-        self,
-        student: Compressed,
-        labels: Labels,
-        curves: Sequence[Curve],
-        costs: LayerCosts,
-        shapes: Mapping[str, tuple[int, ...]],
-        task: fw.Task,
-    ) -> Callable[[float], list[int]]:
-        return lambda share: [min(round((1 - share) * len(each.labels)), len(each.labels) - 1) for each in curves]
+    def allocation(self, student: Compressed, given: Tradeoff, task: fw.Task) -> Callable[[float], list[int]]:
+        return lambda share: [min(round((1 - share) * len(each.labels)), len(each.labels) - 1) for each in given.curves]
 
 
 def rest(task: fw.Task) -> Tensors:

@@ -18,7 +18,7 @@ from featherweight.costs.layers import Parameters
 from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, removal, walk
 from featherweight.metrics.hessian import InputMoment
-from featherweight.search.channels import full, reading, refilled
+from featherweight.search.channels import Tradeoff, full, reading, refilled
 
 from .nets import mixed, plain
 
@@ -106,7 +106,7 @@ def test_netadapt_takes_the_least_harm_for_what_it_saves_and_keeps_to_the_budget
     curves = rule.score.curves(student, labels, given)
     costs = Parameters().measure(student, given)
     shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
-    allocated = rule.allocation(student, labels, curves, costs, shapes, given)
+    allocated = rule.allocation(student, Tradeoff(labels, curves, costs, shapes), given)
     masking = Masking(student, labels, curves, given, 2)
     # One channel of the first hidden layer has 5 + 1 + 6 numbers, one of the second 8 + 1 + 3: the biases are its own.
     harms = [masking.error([1, 0]) / 12, masking.error([0, 1]) / 12]

@@ -18,7 +18,7 @@ from featherweight.costs.layers import CostRule, LayerCosts, Macs, Parameters
 from featherweight.costs.operations import operations
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.run import run
-from featherweight.search.channels import Curve, Narrow, Surgeon, allocate
+from featherweight.search.channels import Curve, Narrow, Surgeon, Tradeoff, allocate
 
 
 class Net(nn.Module):
@@ -98,8 +98,9 @@ def test_numbers_that_save_nothing_are_passed_over(task: Task) -> None:
     group = next(group for group in labels.groups() if labels.free[group[0]][0][0] == "second.weight")
     curve = Curve(tuple(group), tuple(float(k**2) for k in range(13)))
     shapes = {"second.weight": (12, 8, 3, 3)}
-    assert allocate(labels, [curve], Cliffs(), shapes, 0.7) == [4]
-    assert allocate(labels, [curve], Cliffs(), shapes, 0.4) == [8]
+    given = Tradeoff(labels, [curve], Cliffs(), shapes)
+    assert allocate(given, 0.7) == [4]
+    assert allocate(given, 0.4) == [8]
 
 
 def test_the_surgeon_weighs_every_group(task: Task) -> None:

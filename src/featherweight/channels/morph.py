@@ -1,6 +1,6 @@
 """MorphNet's expansion, in the form of a cut: as wide as a uniform multiplier of what lives makes every group."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,9 +8,7 @@ from featherweight.channels.norms import LargestScale
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError
 from featherweight.core.task import Task
-from featherweight.costs.layers import LayerCosts
-from featherweight.graph.labels import Labels
-from featherweight.search.channels import ChannelScore, Curve, Narrow, cost_without
+from featherweight.search.channels import ChannelScore, Narrow, Tradeoff, cost_without
 
 STEPS = 50
 """Halvings of the interval in which the multiplier lies."""
@@ -30,25 +28,18 @@ class Morph(Narrow):
     make_up: bool = False
     alive: float = 1e-2
 
-    def allocation(
-        self,
-        student: Compressed,
-        labels: Labels,
-        curves: Sequence[Curve],
-        costs: LayerCosts,
-        shapes: Mapping[str, tuple[int, ...]],
-        task: Task,
-    ) -> Callable[[float], list[int]]:
+    def allocation(self, student: Compressed, given: Tradeoff, task: Task) -> Callable[[float], list[int]]:
+        curves, costs = given.curves, given.costs
         living = [sum(after - before > self.alive for before, after in pairwise(curve.errors)) for curve in curves]
 
         def gone(multiplier: float) -> list[int]:
             return [self._gone(len(c.labels), multiplier * a) for c, a in zip(curves, living, strict=True)]
 
         def cost(multiplier: float) -> float:
-            return cost_without(labels, curves, costs, shapes, gone(multiplier))
+            return cost_without(given, gone(multiplier))
 
         def allocated(share: float) -> list[int]:
-            limit = share * costs.total(shapes)
+            limit = share * costs.total(given.shapes)
             low, high = 0.0, float(max(len(curve.labels) for curve in curves) + self.step)
             if cost(low) > limit:
                 raise BudgetError(

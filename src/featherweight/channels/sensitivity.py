@@ -1,7 +1,7 @@
 """How much the outputs mind that groups of channels are narrowed, measured: one group alone, or all together."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from featherweight.channels.gates import batches
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
 from featherweight.core.task import Task, call, tensors_of
-from featherweight.costs.layers import LayerCosts
 from featherweight.graph.cut import masked, tensors
 from featherweight.graph.fold import own_norm
 from featherweight.graph.labels import Labels
@@ -24,10 +23,14 @@ from featherweight.search.channels import (
     Narrow,
     Narrowing,
     Surgeon,
+    Tradeoff,
     full,
     reading,
     refilled,
 )
+
+LOST = 1e300
+"""The error of outputs that are no numbers: finite, so that errors can be compared and lie on a line."""
 
 
 class Masking:
@@ -42,24 +45,25 @@ class Masking:
         self.data = list(batches(student, task, count))
         self.readers = [reading(labels, curve.labels, student) for curve in curves]
         names = list(dict.fromkeys(name for each in self.readers for name in each))
-        found = InputMoment(batches=count).measure(student, names, task) if names else {}
+        found = InputMoment(batches=count).begun(student, names, task).measure(student, names, task)
         self.moments = {name: full(metric).hessian for name, metric in found.items()}
         self.wanted = self._outputs(copy.deepcopy(student.base))
         self.size = sum(float(r.square().sum()) for r in self.wanted)
 
     @torch.no_grad()
     def error(self, gone: Sequence[int]) -> float:
-        """With the first ``gone[k]`` labels of curve ``k`` masked, for every curve; infinite where it is no number."""
+        """With the first ``gone[k]`` labels of curve ``k`` masked, for every curve; ``LOST`` at most."""
         model = copy.deepcopy(self.student.base)
+        state = tensors(model)
         for number, curve, readers in zip(gone, self.curves, self.readers, strict=True):
             for name, columns in readers.items() if 0 < number < len(curve.labels) else ():
                 w = self.student.weight(name).detach()
                 kept = columns[number:].flatten().sort().values
-                tensors(model)[name].copy_(refilled(w, self.moments[name], kept))
+                state[name].copy_(refilled(w, self.moments[name], kept))
             masked(self.labels, curve.labels[:number], model)
         pairs = zip(self._outputs(model), self.wanted, strict=True)
         error = sum(float((y - r).square().sum()) for y, r in pairs) / max(self.size, 1e-300)
-        return error if np.isfinite(error) else float("inf")
+        return error if error < LOST else LOST
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> list[Tensor]:
@@ -99,7 +103,6 @@ class GroupSensitivity(ChannelScore):
         count = len(labels)
         known = [gone for gone in range(1, count) if (count - gone) % self.step == 0] + [count]
         errors = [masking.error([gone * (k == number) for k in range(len(masking.curves))]) for gone in known]
-        errors = [min(each, 1e300) for each in errors]
         between = np.interp(range(count + 1), [0, *known], np.maximum.accumulate([0.0, *errors]))
         return Curve(labels, tuple(between.tolist()))
 
@@ -122,38 +125,29 @@ class NetAdapt(Narrow):
         if not 0 < self.progress < 1 or self.batches < 1:
             raise SchemeError(f"{self}: give a progress between 0 and 1, and a number of batches from 1 on")
 
-    def allocation(
-        self,
-        student: Compressed,
-        labels: Labels,
-        curves: Sequence[Curve],
-        costs: LayerCosts,
-        shapes: Mapping[str, tuple[int, ...]],
-        task: Task,
-    ) -> Callable[[float], list[int]]:
-        masking = Masking(student, labels, curves, task, self.batches)
-        state = Narrowing(labels, curves, costs, shapes)
-        whole = state.cost
+    def allocation(self, student: Compressed, given: Tradeoff, task: Task) -> Callable[[float], list[int]]:
+        masking = Masking(student, given.labels, given.curves, task, self.batches)
+        state = Narrowing(given)
+        whole, error = state.cost, 0.0
         passed = [(whole, list(state.gone))]  # searches ask for one share after another: the way down is one
 
         def allocated(share: float) -> list[int]:
+            nonlocal error
             while state.cost > share * whole:
-                state.make(self._best(state, masking, whole))
+                harms = [(masking.error(gone), move) for gone, move in self._proposals(state, share * whole, whole)]
+                error, move = min(harms, key=lambda each: (each[0] - error) / each[1].saved)
+                state.make(move)
                 passed.append((state.cost, list(state.gone)))
             return next(gone for cost, gone in passed if cost <= share * whole)
 
         return allocated
 
-    def _best(self, state: Narrowing, masking: Masking, whole: float) -> Move:
-        proposals: dict[int, Move] = {}
-        moves = state.all_moves(self.step, self.least)
+    def _proposals(self, state: Narrowing, limit: float, whole: float) -> Iterator[tuple[list[int], Move]]:
+        """Of every group the fewest channels that save enough, and how many of each group have gone with them."""
+        moves = state.all_moves(limit, self.step, self.least)
         enough = [move for move in moves if move.saved >= self.progress * whole]
+        proposals: dict[int, Move] = {}
         for move in enough or moves:
             proposals.setdefault(move.curve, move)
-        before = masking.error(state.gone)
-
-        def harm(move: Move) -> float:
-            gone = [move.gone if k == move.curve else each for k, each in enumerate(state.gone)]
-            return (masking.error(gone) - before) / move.saved
-
-        return min(proposals.values(), key=harm)
+        for move in proposals.values():
+            yield [move.gone if k == move.curve else each for k, each in enumerate(state.gone)], move

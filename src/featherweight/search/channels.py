@@ -108,6 +108,16 @@ def reading(labels: Labels, group: Sequence[int], student: Compressed) -> dict[s
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class Tradeoff:
+    """What can go, ``labels`` in groups by ``curves``, and what that saves of the ``costs`` at these ``shapes``."""
+
+    labels: Labels
+    curves: Sequence[Curve]
+    costs: LayerCosts
+    shapes: Mapping[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class Narrow(EditRule):
     """Cut the channels that matter least until the cost is at most ``share`` of what it is.
@@ -136,8 +146,7 @@ class Narrow(EditRule):
         curves = self._curves(student, walked.labels, task)
         costs = self.cost.measure(student, task)
         shapes = {name: tuple(student.parameter(name).shape) for name in student.names}
-
-        allocated = self.allocation(student, walked.labels, curves, costs, shapes, task)
+        allocated = self.allocation(student, Tradeoff(walked.labels, curves, costs, shapes), task)
 
         def cut_to(share: float) -> tuple[Edit, ...]:
             numbers = allocated(share)
@@ -146,17 +155,9 @@ class Narrow(EditRule):
 
         return self._corrected(cut_to, student, task)
 
-    def allocation(
-        self,
-        student: Compressed,
-        labels: Labels,
-        curves: Sequence[Curve],
-        costs: LayerCosts,
-        shapes: Mapping[str, tuple[int, ...]],
-        task: Task,
-    ) -> Callable[[float], list[int]]:
+    def allocation(self, student: Compressed, given: Tradeoff, task: Task) -> Callable[[float], list[int]]:
         """Estimated share of the cost -> how many labels of every curve go."""
-        return lambda share: allocate(labels, curves, costs, shapes, share, self.step, self.least)
+        return lambda share: allocate(given, share, self.step, self.least)
 
     def _curves(self, student: Compressed, labels: Labels, task: Task) -> list[Curve]:
         chosen = {
@@ -211,38 +212,24 @@ class Narrow(EditRule):
         return edit.slice(name, refilled(w, full(moment).hessian, kept))
 
 
-def allocate(
-    labels: Labels,
-    curves: Sequence[Curve],
-    costs: LayerCosts,
-    shapes: Mapping[str, tuple[int, ...]],
-    share: float,
-    step: int = 1,
-    least: int = 1,
-) -> list[int]:
-    """How many labels of every curve go, so that the cost is at most ``share`` of that of ``shapes``.
+def allocate(given: Tradeoff, share: float, step: int = 1, least: int = 1) -> list[int]:
+    """How many labels of every curve go, so that the cost is at most ``share`` of that of the shapes.
 
     ``BudgetError`` where the narrowest model costs more.
     """
-    state = Narrowing(labels, curves, costs, shapes)
-    limit = share * costs.total(shapes)
+    state = Narrowing(given)
+    limit = share * state.cost
     while state.cost > limit:
-        moves = state.all_moves(step, least)
+        moves = state.all_moves(limit, step, least)
         best = min(moves, key=lambda move: (move.rise / move.saved, -move.saved))
         enough = [m for m in moves if m.curve == best.curve and state.cost - m.saved <= limit]
         state.make(min([best, *enough], key=lambda m: m.gone) if enough else best)
     return state.gone
 
 
-def cost_without(
-    labels: Labels,
-    curves: Sequence[Curve],
-    costs: LayerCosts,
-    shapes: Mapping[str, tuple[int, ...]],
-    gone: Sequence[int],
-) -> float:
-    """What is left of the cost of ``shapes`` when the first ``gone`` labels of every curve have gone."""
-    state = Narrowing(labels, curves, costs, shapes)
+def cost_without(given: Tradeoff, gone: Sequence[int]) -> float:
+    """What is left of the cost when the first ``gone`` labels of every curve have gone."""
+    state = Narrowing(given)
     for number, count in enumerate(gone):
         state.make(Move(number, count, 0.0, 0.0))
     return state.cost
@@ -261,26 +248,25 @@ class Move:
 class Narrowing:
     """Shapes and costs as labels go."""
 
-    def __init__(
-        self, labels: Labels, curves: Sequence[Curve], costs: LayerCosts, shapes: Mapping[str, tuple[int, ...]]
-    ) -> None:
-        self.curves, self.costs, self.shapes = curves, costs, dict(shapes)
-        self.gone = [0] * len(curves)
-        self.cost = costs.total(shapes)
+    def __init__(self, given: Tradeoff) -> None:
+        self.curves, self.costs, self.shapes = given.curves, given.costs, dict(given.shapes)
+        self.gone = [0] * len(self.curves)
+        self.cost = self.costs.total(self.shapes)
+        free = given.labels.free
         self.places = [
-            [Counter((name, dim) for name, dim, _ in labels.free[label] if name in shapes) for label in curve.labels]
-            for curve in curves
+            [Counter((name, dim) for name, dim, _ in free[label] if name in self.shapes) for label in curve.labels]
+            for curve in self.curves
         ]
         self.known: dict[int, list[Move]] = {}
         touched = [{name for counter in counters for name, _ in counter} for counters in self.places]
         self.neighbours = [{n for n, other in enumerate(touched) if other & names} for names in touched]
 
-    def all_moves(self, step: int, least: int) -> list[Move]:
-        """Of all curves; ``BudgetError`` where the model is the narrowest already."""
+    def all_moves(self, limit: float, step: int, least: int) -> list[Move]:
+        """Of all curves; ``BudgetError`` where the model is the narrowest already, and above the limit."""
         moves = [move for number in range(len(self.curves)) for move in self.moves(number, step, least)]
         if not moves:
             raise BudgetError(
-                f"the budget cannot be reached: the narrowest model has {self.cost:,.0f} {self.costs.unit}. Allow "
+                f"{limit:,.0f} {self.costs.unit} cannot be reached: the narrowest model has {self.cost:,.0f}. Allow "
                 "narrower groups, or a larger share"
             )
         return moves
