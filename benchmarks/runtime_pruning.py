@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from featherweight.activations.runtime import Agents, RuntimeGate, average_macs
+from featherweight.activations.agents import Agents, average_macs
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, Stage, TapRule, Training
 from featherweight.core.tap import TapSite

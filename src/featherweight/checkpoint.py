@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from featherweight.activations.agents import Deciding
 from featherweight.activations.fixed_point import LimitedPrecision
 from featherweight.activations.gates import Factors, GroupNoise, HardConcrete, Scaling
 from featherweight.activations.learned import Clipped, MovingRange, QuantizedGradient, ShiftedError
 from featherweight.activations.logarithmic import LogGradient
 from featherweight.activations.memberships import Assigned, Membership
-from featherweight.activations.runtime import Deciding
 from featherweight.coding import write_atomic
 from featherweight.core.code import Code, Layout, Role
 from featherweight.core.compressed import Compressed

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
-from featherweight.activations.runtime import (
-    ActionValues,
-    Agents,
-    Deciding,
-    RuntimeGate,
-    average_macs,
-    losses,
-    prefixed,
-)
+from featherweight.activations.agents import ActionValues, Agents, Deciding, average_macs, losses
+from featherweight.activations.runtime import RuntimeGate, prefixed
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SchemeError, SelectionError
 from featherweight.core.stage import Objective, Recipe, Stage, Tap, Training

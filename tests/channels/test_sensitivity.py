@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight.channels.gates import batches
 from featherweight.channels.norms import Norm
 from featherweight.channels.sensitivity import GroupSensitivity, Masking, NetAdapt
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError, SchemeError
-from featherweight.core.task import call
+from featherweight.core.task import calibration_batches, call
 from featherweight.costs.layers import Parameters
 from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, removal, walk
@@ -40,7 +39,7 @@ def test_an_error_is_that_of_the_model_cut_and_made_up() -> None:
     for edit in edits:
         small = edit.replaced(small)
     small.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, whole))
-    data = list(batches(student, given, 2))
+    data = list(calibration_batches(student, given, 2))
     with torch.no_grad():
         ours = torch.cat([call(small, batch) for batch in data])
         theirs = torch.cat([call(student.base, batch) for batch in data])
@@ -91,7 +90,7 @@ def test_norms_of_a_masked_model_see_what_reaches_them_now() -> None:
         for module in each.base.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train()
-        batch = next(iter(batches(student, given, 1)))
+        batch = next(iter(calibration_batches(student, given, 1)))
         with torch.no_grad():
             outputs.append(call(each.base, batch))
     error = float((outputs[0] - outputs[1]).square().sum() / outputs[1].square().sum())

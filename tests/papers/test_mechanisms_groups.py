@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.agents import average_macs
 from featherweight.activations.memberships import Assigned, Disconnect
-from featherweight.activations.runtime import RuntimeGate, average_macs
+from featherweight.activations.runtime import RuntimeGate
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe
 from featherweight.core.tap import Call, Operator, Place

@@ -23,6 +23,7 @@ from featherweight.activations.dropping import QuantizationDrop
 from featherweight.activations.dynamic import DynamicRanges
 from featherweight.activations.fixed_point import LimitedPrecisions
 from featherweight.activations.gates import Gate
+from featherweight.activations.gradients import GradientFunction
 from featherweight.activations.learning_rules import (
     ClippingDecay,
     Clippings,
@@ -322,7 +323,7 @@ def test_every_function_has_a_place_in_a_checkpoint() -> None:
         return direct.union(*(below(each) for each in direct))
 
     within_one_projection = {QuantizationDrop}  # gone when a block is reconstructed
-    bases = {StoredFunction, Gate}
+    bases = {StoredFunction, Gate, GradientFunction}
     assert set(TAPPED.values()) == below(Function) - bases - within_one_projection
 
 

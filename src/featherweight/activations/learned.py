@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from featherweight.activations.gradients import GradientFunction
 from featherweight.activations.quantizers import Quantizer
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.tap import Function, StoredFunction
@@ -160,12 +161,12 @@ def _half_wave_error(step: float, bits: int) -> float:
     return float((second - 2 * levels * first + levels.square() * mass).sum())
 
 
-class QuantizedGradient(Function):
+class QuantizedGradient(GradientFunction):
     """The identity, whose gradient is quantized to ``bits`` bits with random rounding.
 
     ``g ← 2 m [q(g / 2m + ½ + N) − ½]`` with ``m`` the largest ``|g|`` of each sample,
     ``q(r) = round((2ᵇ − 1) r)/(2ᵇ − 1)`` and ``N = u / (2ᵇ − 1)``, ``u`` uniform on ``[−½, ½]`` (Zhou et al. 2016,
-    arXiv 1606.06160, equation 12 and section 2.5). Learning alone uses it: it does not stay.
+    arXiv 1606.06160, equation 12 and section 2.5).
     """
 
     identifier = "quantized-gradient"
@@ -176,12 +177,13 @@ class QuantizedGradient(Function):
             raise SchemeError(f"{bits} bits are not in 1..16")
         self.bits = bits
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _RoundedGradient.apply(x, 2**self.bits - 1)  # type: ignore[no-untyped-call]
-        return y
-
-    def settled(self) -> None:
-        return None
+    def changed(self, g: Tensor) -> Tensor:
+        top = 2**self.bits - 1
+        wide = g if g.dtype == torch.float64 else g.float()  # in bfloat16, ½ + a small share rounds to one side
+        largest = wide.abs().amax(dim=tuple(range(1, g.ndim)), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
+        noise = (torch.rand_like(wide) - 0.5) / top
+        unit = (wide / (2 * largest) + 0.5 + noise).clamp(0, 1)
+        return (2 * largest * ((unit * top).round() / top - 0.5)).to(g.dtype)
 
     def to_json(self) -> list[Any]:
         return [self.bits]
@@ -194,27 +196,11 @@ class QuantizedGradient(Function):
         raise FormatError(f"{record} is no quantizer of gradients")
 
 
-class _RoundedGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, top: int) -> Tensor:
-        ctx.top = top
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        wide = g if g.dtype == torch.float64 else g.float()  # in bfloat16, ½ + a small share rounds to one side
-        largest = wide.abs().amax(dim=tuple(range(1, g.ndim)), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
-        noise = (torch.rand_like(wide) - 0.5) / ctx.top
-        unit = (wide / (2 * largest) + 0.5 + noise).clamp(0, 1)
-        return (2 * largest * ((unit * ctx.top).round() / ctx.top - 0.5)).to(g.dtype), None
-
-
-class ShiftedError(Function):
+class ShiftedError(GradientFunction):
     """The identity, whose gradient ``g`` becomes ``clip(round(g / (s σ)), ±(2ᵏ⁻¹ − 1)) σ``: an integer of ``k`` bits.
 
     ``s = 2^round(log₂ max|g|)`` of the batch and ``σ = 2^(1−k)``: of an error, only its proportions are passed on, and
-    not how large it is (Wu, Li, Chen and Shi 2018, arXiv 1802.04680, section 3.3.3). Learning alone uses it: it does
-    not stay.
+    not how large it is (Wu, Li, Chen and Shi 2018, arXiv 1802.04680, section 3.3.3).
     """
 
     identifier = "shifted-error"
@@ -225,12 +211,10 @@ class ShiftedError(Function):
             raise SchemeError(f"{bits} bits are not in 2..16")
         self.bits = bits
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _ShiftedError.apply(x, 2 ** (self.bits - 1))  # type: ignore[no-untyped-call]
-        return y
-
-    def settled(self) -> None:
-        return None
+    def changed(self, g: Tensor) -> Tensor:
+        steps = 2 ** (self.bits - 1)
+        levels = (g / nearest_power(g)).mul_(steps).round_().clamp_(1 - steps, steps - 1)
+        return levels.div_(steps)
 
     def to_json(self) -> list[Any]:
         return [self.bits]
@@ -241,15 +225,3 @@ class ShiftedError(Function):
             case [int(bits)]:
                 return cls(bits)
         raise FormatError(f"{record} is no shifted quantizer of errors")
-
-
-class _ShiftedError(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, steps: int) -> Tensor:
-        ctx.steps = steps
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        levels = (g / nearest_power(g)).mul_(ctx.steps).round_().clamp_(1 - ctx.steps, ctx.steps - 1)
-        return levels.div_(ctx.steps), None

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from featherweight.activations.gradients import GradientFunction
 from featherweight.activations.rules import inputs
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FormatError, SchemeError
 from featherweight.core.stage import TapRule
-from featherweight.core.tap import Function, Place, StoredFunction, TapSite
+from featherweight.core.tap import Place, StoredFunction, TapSite
 from featherweight.core.task import Task
 from featherweight.schemes.logarithmic import Base, Powers
 
@@ -104,11 +105,10 @@ class _Round(torch.autograd.Function):
         return gradient * inside, None
 
 
-class LogGradient(Function):
+class LogGradient(GradientFunction):
     """The identity, whose gradient is rounded to powers: ``bits`` bits with a sign under the batch's largest magnitude.
 
-    Miyashita, Lee and Murmann 2016, arXiv 1603.01025, section 5 train with gradients of 5 bits. Learning alone uses
-    it: it does not stay.
+    Miyashita, Lee and Murmann 2016, arXiv 1603.01025, section 5 train with gradients of 5 bits.
     """
 
     identifier = "logarithmic-gradient"
@@ -119,12 +119,10 @@ class LogGradient(Function):
             raise SchemeError(f"{bits} bits are not in 2..8")
         self.bits, self.base = bits, base
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _RoundedGradient.apply(x, 2 ** (self.bits - 1) - 1, self.base)  # type: ignore[no-untyped-call]
-        return y
-
-    def settled(self) -> None:
-        return None
+    def changed(self, g: Tensor) -> Tensor:
+        largest = g.abs().max().float().clamp(min=torch.finfo(torch.float32).tiny)
+        top = (torch.log2(largest) * self.base.value).round()
+        return _rounded(g, 2 ** (self.bits - 1) - 1, self.base, top)
 
     def to_json(self) -> list[Any]:
         return [self.bits, self.base.value]
@@ -135,19 +133,6 @@ class LogGradient(Function):
             case [int(bits), 1 | 2 as base]:
                 return cls(bits, Base(base))
         raise FormatError(f"{record} is no logarithmic quantizer of gradients")
-
-
-class _RoundedGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, magnitudes: int, base: Base) -> Tensor:
-        ctx.magnitudes, ctx.base = magnitudes, base
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
-        largest = g.abs().max().float().clamp(min=torch.finfo(torch.float32).tiny)
-        top = (torch.log2(largest) * ctx.base.value).round()
-        return _rounded(g, ctx.magnitudes, ctx.base, top), None, None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
+from featherweight.channels.gates import Gates, Port, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.hooks import hooked
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.labels import Labels
 
 See = Callable[[Port, Tensor], None]
@@ -29,7 +29,7 @@ def watch(gates: Gates, task: Task, count: int, see: See) -> None:
         return x
 
     with evaluating(gates.student), changed(gates.ports, shown):
-        for batch in batches(gates.student, task, count):
+        for batch in calibration_batches(gates.student, task, count):
             call(gates.student, batch)
 
 
@@ -119,7 +119,7 @@ def moments(student: Compressed, labels: Labels, groups: Groups, task: Task, cou
     sums = [None if each is None else _Sums(each[0].name, each[1]) for each in found]
     hooks = (owner(student, each.name).register_forward_pre_hook(each.see) for each in sums if each is not None)
     with hooked(hooks), evaluating(student):
-        for batch in batches(student, task, count):
+        for batch in calibration_batches(student, task, count):
             call(student, batch)
     return [None if each is None else each.moments() for each in sums]
 

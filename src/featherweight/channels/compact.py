@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.channels.gates import batches
+from featherweight.channels.gates import channels_behind
 from featherweight.channels.slices import Slices, makes, owner, reads, single, slices
 from featherweight.channels.standins import columns_of
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import SchemeError, SelectionError, TaskError
 from featherweight.core.stage import EditRule
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, removal, walk
 from featherweight.graph.labels import Labels
@@ -123,16 +123,11 @@ def covariance(student: Compressed, name: str, task: Task, count: int) -> Tensor
     rows = [torch.zeros(0, len(student.parameter(name)), dtype=torch.float64)]
 
     def note(module: nn.Module, args: tuple[Any, ...], y: Tensor) -> None:
-        last = y if isinstance(module, nn.Linear) else y.movedim(1, -1)
-        rows.append(last.reshape(-1, last.shape[-1]).double().cpu())
+        rows.append(channels_behind(module, y).flatten(0, -2).double().cpu())
 
-    handle = owner(student, name).register_forward_hook(note)
-    try:
-        with evaluating(student):
-            for batch in batches(student, task, count):
-                call(student, batch)
-    finally:
-        handle.remove()
+    with owner(student, name).register_forward_hook(note), evaluating(student):
+        for batch in calibration_batches(student, task, count):
+            call(student, batch)
     seen = torch.cat(rows)
     if len(seen) < 2:
         raise TaskError(f"no calibration input reached the layer of {name}; give data that uses it")
@@ -205,7 +200,7 @@ def fit_reader(student: Compressed, before: Compressed, name: str, gone: Sequenc
     size = w[0].numel()
     gram, cross = (torch.zeros(size, size, dtype=torch.float64, device=w.device) for _ in range(2))
     rows = 0
-    for batch in batches(student, task, count):
+    for batch in calibration_batches(student, task, count):
         x, y = (input_rows(each, owner(each, name), batch).double() for each in (before, student))
         gram += y.T @ y
         cross += x.T @ y

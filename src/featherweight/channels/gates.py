@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import islice
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from featherweight.channels.slices import CONVOLUTIONS, Slices, owner, read_by, 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.hooks import hooked
-from featherweight.core.task import Batch, Task, call, evaluating, moved
+from featherweight.core.task import Batch, Task, calibration_batches, call, evaluating
 from featherweight.graph.labels import Labels
 from featherweight.metrics.responses import batch_size
 from featherweight.training.loop import seeded
@@ -86,7 +85,7 @@ def changed(ports: Sequence[Port], function: Callable[[Port, Tensor], Tensor]) -
 
 
 def channels_behind(layer: nn.Module, x: Tensor) -> Tensor:
-    """[..., channels]: what a linear layer or a convolution takes in, its channels behind samples and positions."""
+    """[..., channels]: what a linear layer or a convolution takes in or gives, behind samples and positions."""
     return x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
 
 
@@ -114,16 +113,6 @@ def open_gates(*shape: int) -> Tensor:
     return torch.ones(shape, dtype=torch.float64, device="cpu")
 
 
-def batches(student: Compressed, task: Task, count: int) -> Iterator[Batch]:
-    """Calibration batches on the student's device; ``TaskError`` where there is none."""
-    found = 0
-    for batch in islice(iter(task.calibration_data()), count):
-        found += 1
-        yield moved(batch, student.device)
-    if not found:
-        raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
-
-
 def total_loss(student: Compressed, task: Task, batch: Batch, temperature: float = 1.0) -> Tensor:
     """The sum over a batch's samples of the task's loss, which is a mean over them, of outputs over ``temperature``."""
     if task.loss is None:
@@ -140,7 +129,7 @@ def slopes(gates: Gates, task: Task, count: int, temperature: float = 1.0) -> It
     """``∂L_n/∂g``, [n, gates] in float64, of the loss of every sample, batch by batch, at gates of 1."""
     student = gates.student
     with evaluating(student), torch.enable_grad():
-        for batch in batches(student, task, count):
+        for batch in calibration_batches(student, task, count):
             ones = open_gates(batch_size(batch), gates.count).requires_grad_()
             with gates.applied(ones):
                 loss = total_loss(student, task, batch, temperature)
@@ -232,7 +221,7 @@ class GateHessian(GateScore):
         total = torch.zeros(gates.count, dtype=torch.float64)
         samples = 0
         with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
-            for batch in batches(student, task, self.batches):
+            for batch in calibration_batches(student, task, self.batches):
                 ones = open_gates(gates.count).requires_grad_()
                 with gates.applied(ones):
                     loss = total_loss(student, task, batch, self.temperature)
@@ -275,7 +264,7 @@ def mean_loss(gates: Gates, task: Task, values: Tensor, count: int, temperature:
     """The mean loss on ``count`` calibration batches with these gates [gates]."""
     total, samples = 0.0, 0
     with evaluating(gates.student), gates.applied(values):
-        for batch in batches(gates.student, task, count):
+        for batch in calibration_batches(gates.student, task, count):
             total += float(total_loss(gates.student, task, batch, temperature))
             samples += batch_size(batch)
     return total / samples

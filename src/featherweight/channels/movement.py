@@ -6,13 +6,12 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from featherweight.channels.gates import batches
 from featherweight.channels.norms import Carried
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import summed
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.labels import Labels
 
 
@@ -52,7 +51,7 @@ class Movement(LabelScore):
             raise TaskError(f"movement needs a loss, and task {task.name!r} has none; take a score of norms")
         leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in student.names}
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-        kept = list(batches(student, task, self.batches))
+        kept = list(calibration_batches(student, task, self.batches))
         with evaluating(student), torch.enable_grad():
             for batch in islice(cycle(kept), self.steps):
                 outputs = call(lambda *a, **k: torch.func.functional_call(student.base, leaves, a, k), batch)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featherweight.channels.gates import Gates, batches
+from featherweight.channels.gates import Gates
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import SchemeError, SelectionError, TaskError
 from featherweight.core.stage import EditRule
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.edits import removal, walk
 
 
@@ -97,6 +97,6 @@ def right_share(gates: Gates, task: Task, open_: Tensor, count: int) -> float:
     """The share of calibration samples that come out right with these gates open, [gates]."""
     scores = []
     with evaluating(gates.student), gates.applied(open_.float()):
-        for batch in batches(gates.student, task, count):
+        for batch in calibration_batches(gates.student, task, count):
             scores.append(task.quality.score(call(gates.student, batch), batch))
     return float(torch.cat(scores).double().mean())

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from featherweight.channels.gates import Gates, Port, batches, changed, channels_behind
+from featherweight.channels.gates import Gates, Port, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
 from featherweight.channels.slices import CONVOLUTIONS
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.hooks import hooked
 from featherweight.core.tap import FUNCTIONS, Operator
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.labels import Labels
 
 
@@ -66,7 +66,7 @@ def responses(student: Compressed, layer: nn.Module, task: Task, count: int) -> 
         rows.append(channels_behind(module, args[0]).flatten(0, -2).double().cpu())
 
     with layer.register_forward_pre_hook(see), evaluating(student):
-        for batch in batches(student, task, count):
+        for batch in calibration_batches(student, task, count):
             call(student, batch)
     return torch.cat(rows)
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherweight.channels.gates import batches
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
-from featherweight.core.task import Task, call, tensors_of
+from featherweight.core.task import Task, calibration_batches, call, tensors_of
 from featherweight.graph.cut import masked, tensors
 from featherweight.graph.fold import own_norm
 from featherweight.graph.labels import Labels
@@ -42,7 +41,7 @@ class Masking:
 
     def __init__(self, student: Compressed, labels: Labels, curves: Sequence[Curve], task: Task, count: int) -> None:
         self.student, self.labels, self.curves = student, labels, curves
-        self.data = list(batches(student, task, count))
+        self.data = list(calibration_batches(student, task, count))
         self.readers = [reading(labels, curve.labels, student) for curve in curves]
         names = list(dict.fromkeys(name for each in self.readers for name in each))
         found = InputMoment(batches=count).begun(student, names, task).measure(student, names, task)

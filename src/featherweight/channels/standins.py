@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.channels.activations import Means, watch
-from featherweight.channels.gates import Gates, batches
+from featherweight.channels.gates import Gates
 from featherweight.channels.redundancy import DataFree, PairScore
 from featherweight.channels.rules import StandIn, gone
 from featherweight.channels.slices import Slices, owner, read_by, single
 from featherweight.core.compressed import Compressed
 from featherweight.core.hooks import hooked
 from featherweight.core.metric import Full
-from featherweight.core.task import Task, call, evaluating
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.cut import Cut
 from featherweight.graph.labels import Labels
 from featherweight.metrics.hessian import InputMoment, known
@@ -126,7 +126,7 @@ def norms_behind(student: Compressed, names: Sequence[str], task: Task) -> dict[
 
             handles.append(module.register_forward_pre_hook(take))
     with hooked(handles), evaluating(student):
-        for batch in batches(student, task, 1):
+        for batch in calibration_batches(student, task, 1):
             call(student, batch)
     return found
 

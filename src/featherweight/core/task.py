@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -159,6 +160,16 @@ class Task:
         if source is None:
             raise TaskError(f"task {self.name!r} has neither calibration nor training data; give one of them")
         return source()
+
+
+def calibration_batches(model: nn.Module, task: Task, count: int) -> Iterator[Batch]:
+    """The first ``count`` batches to calibrate with, on the model's device; ``TaskError`` where there is none."""
+    found = 0
+    for batch in islice(iter(task.calibration_data()), count):
+        found += 1
+        yield moved(batch, device_of(model))
+    if not found:
+        raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
 
 
 @torch.no_grad()

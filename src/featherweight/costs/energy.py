@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import SchemeError, TaskError
+from featherweight.core.errors import SchemeError
+from featherweight.core.hooks import hooked
 from featherweight.core.site import parameters
-from featherweight.core.task import Task, call, evaluating, moved
+from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.costs.layers import CostRule, LayerCosts, Shape
 from featherweight.costs.operations import CONVOLUTIONS, COUNTED
 from featherweight.metrics.responses import batch_size
@@ -241,22 +242,15 @@ def _uses(student: Compressed, task: Task) -> dict[str, tuple[Use, ...]]:
 
         return note
 
-    handles = []
-    for path, module in student.base.named_modules():
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS)):
-            handles.append(module.register_forward_hook(watch(path)))
-        elif isinstance(module, COUNTED):
+    layers = {path: module for path, module in student.base.named_modules() if isinstance(module, COUNTED)}
+    for path, module in layers.items():
+        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             raise SchemeError(f"the energy of a {type(module).__name__} ({path}) is not modelled; count Macs instead")
-    try:
-        with evaluating(student):
-            for batch in task.calibration_data():
-                samples = batch_size(batch)
-                call(student, moved(batch, student.device))
-                return found
-    finally:
-        for handle in handles:
-            handle.remove()
-    raise TaskError("the calibration data holds no batch, so that the energy of inputs is not known")
+    (batch,) = calibration_batches(student, task, 1)
+    samples = batch_size(batch)
+    with hooked(module.register_forward_hook(watch(path)) for path, module in layers.items()), evaluating(student):
+        call(student, batch)
+    return found
 
 
 def _use(module: nn.Module, given: Tensor, output: Tensor, samples: int) -> Use:

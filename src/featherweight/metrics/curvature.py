@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from featherweight.core.errors import TaskError
 from featherweight.core.metric import Diagonal, Metric
 from featherweight.core.stage import MetricRule
 from featherweight.core.tap import FUNCTIONS, Operator
-from featherweight.core.task import Task, evaluating, moved, tensors_of
+from featherweight.core.task import Task, calibration_batches, evaluating, tensors_of
 from featherweight.metrics.diagonal import arguments
 
 PASSING = frozenset({
@@ -57,8 +56,7 @@ class BackpropagatedCurvature(MetricRule):
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
         count = 0
         with evaluating(student), torch.enable_grad():
-            for batch in islice(task.calibration_data(), self.batches):
-                there = moved(batch, student.device)
+            for there in calibration_batches(student, task, self.batches):
                 with squared_jacobians():
                     outputs = torch.func.functional_call(student.base, leaves, *arguments(there))
                 count += 1
@@ -67,8 +65,6 @@ class BackpropagatedCurvature(MetricRule):
                     for name, curvature in zip(leaves, found, strict=True):
                         if curvature is not None:
                             total[name] += curvature
-        if count == 0:
-            raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
         if not all(bool(torch.isfinite(each).all()) for each in total.values()):
             raise TaskError(f"derivatives at the calibration data of task {task.name!r} are not finite; clean the data")
         means = {name: each.clamp(min=0) / count for name, each in total.items()}

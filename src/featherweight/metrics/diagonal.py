@@ -1,8 +1,7 @@
 """Diagonal metrics: how much the outputs or the loss mind an error in each weight."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.metric import Diagonal, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Task, call, evaluating, moved, tensors_of
+from featherweight.core.task import Task, calibration_batches, call, evaluating, tensors_of
 from featherweight.training.loop import seeded
 
 
@@ -77,11 +76,9 @@ def _mean_square(
     """
     leaves = {name: student.weight(name).detach().clone().requires_grad_() for name in names}
     total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    data: Iterable[Any] = islice(task.calibration_data(), batches)
     count = 0
     with evaluating(student), torch.enable_grad():
-        for batch in data:
-            there = moved(batch, student.device)
+        for there in calibration_batches(student, task, batches):
             for _ in range(draws):
                 outputs = torch.func.functional_call(student.base, leaves, *arguments(there))
                 value = scalar(outputs, there)
@@ -92,8 +89,6 @@ def _mean_square(
                 for name, gradient in zip(leaves, gradients, strict=True):
                     if gradient is not None:
                         total[name] += gradient.square()
-    if count == 0:
-        raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
     means = {name: each / count for name, each in total.items()}
     return {name: Diagonal(mean + 1e-6 * mean.mean().clamp(min=1e-30)) for name, mean in means.items()}
 

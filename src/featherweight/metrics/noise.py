@@ -15,7 +15,6 @@ Noise is relative: its power over that of the outputs, ``E‖Δf‖² / E‖f‖
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from math import inf, log10
 from typing import Any
 
@@ -27,7 +26,7 @@ from featherweight.core.errors import TaskError
 from featherweight.core.metric import Diagonal, Metric
 from featherweight.core.stage import MetricRule
 from featherweight.core.tap import Place, watching
-from featherweight.core.task import Task, evaluating, moved, tensors_of
+from featherweight.core.task import Task, calibration_batches, call, evaluating, tensors_of
 from featherweight.metrics.diagonal import Curvature, arguments
 from featherweight.training.loop import seeded
 
@@ -145,15 +144,9 @@ def _weights(student: Compressed) -> dict[str, Tensor]:
 
 def _batches(student: Compressed, task: Task, count: int) -> Iterator[Any]:
     """Calibration batches, with the student in evaluation mode."""
-    some = False
     with evaluating(student):
-        for batch in islice(task.calibration_data(), count):
-            some = True
-            yield moved(batch, student.device)
-    if not some:
-        raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
+        yield from calibration_batches(student, task, count)
 
 
 def _outputs(student: Compressed, batch: Any) -> list[Tensor]:
-    args, kwargs = arguments(batch)
-    return tensors_of(student(*args, **kwargs))
+    return tensors_of(call(student, batch))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from featherweight.activations.runtime import ActionValues, Agents
+from featherweight.activations.agents import ActionValues, Agents
 from featherweight.core.site import WEIGHTS, Sites
 from featherweight.core.stage import Objective, Recipe, Reference, Stage, Training
 from featherweight.papers.paper import Claim, Paper
