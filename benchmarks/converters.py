@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from parity import first
 from rich.console import Console
 from rich.table import Table
 
@@ -65,12 +66,7 @@ def opened(name: str, path: Path) -> Run:
 
 def compared(task: Task, name: str, samples: int) -> Iterator[dict[str, Any]]:
     assert task.evaluation is not None
-    batches, count = [], 0
-    for batch in task.evaluation():
-        batches.append(batch)
-        count += len(arrays_of(batch)[0])
-        if count >= samples:
-            break
+    batches = first(task.evaluation(), samples)
     for label, model in models(task):
         row = {"task": task.name, "model": label, "engine": name}
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():

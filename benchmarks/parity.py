@@ -21,7 +21,7 @@ from rich.table import Table
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError, FeatherweightError
-from featherweight.core.task import Task, call
+from featherweight.core.task import Batch, Data, Task, call
 from featherweight.engines import find as engine
 from featherweight.engines.engine import Arrays, Settings, arrays_of
 from featherweight.engines.export import export
@@ -39,16 +39,22 @@ BATCH = 32
 """Samples that are run at a time, where a file takes batches of any size."""
 
 
-def rows(task: Task, samples: int, engines: list[str], folder: Path) -> list[dict[str, Any]]:
-    assert task.evaluation is not None
-    parent = task.model()
-    student, _ = run(parent, task, post_training())
+def first(data: Data, samples: int) -> list[Batch]:
+    """The first batches that hold so many samples."""
     batches, count = [], 0
-    for batch in task.evaluation():
+    for batch in data:
         batches.append(batch)
         count += len(arrays_of(batch)[0])
         if count >= samples:
             break
+    return batches
+
+
+def rows(task: Task, samples: int, engines: list[str], folder: Path) -> list[dict[str, Any]]:
+    assert task.evaluation is not None
+    parent = task.model()
+    student, _ = run(parent, task, post_training())
+    batches = first(task.evaluation(), samples)
     found = []
     for label, model in (("float", Compressed(parent).eval()), ("int8", student)):
         with torch.no_grad():

@@ -183,7 +183,8 @@ class QuantizedGradient(GradientFunction):
         largest = wide.abs().amax(dim=tuple(range(1, g.ndim)), keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
         noise = (torch.rand_like(wide) - 0.5) / top
         unit = (wide / (2 * largest) + 0.5 + noise).clamp(0, 1)
-        return (2 * largest * ((unit * top).round() / top - 0.5)).to(g.dtype)
+        rounded: Tensor = 2 * largest * ((unit * top).round() / top - 0.5)
+        return rounded.to(g.dtype)
 
     def to_json(self) -> list[Any]:
         return [self.bits]

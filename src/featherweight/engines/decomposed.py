@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from featherweight.activations.dynamic import dynamic_numbers
 from featherweight.core.task import Example
 from featherweight.engines.integers import numbers
-from featherweight.engines.program import Limits, Program, program
+from featherweight.engines.program import Limits, Program, constant_of, program
 from featherweight.graph.sites import moves
 
 aten, ours, standard = torch.ops.aten, torch.ops.featherweight, torch.ops.quantized_decomposed
@@ -206,13 +206,7 @@ class _Rewriting:
         return self.takes(node) and result is not None and result.target == standard.quantize_per_tensor.default
 
     def constant(self, node: Any) -> Tensor:
-        """The tensor that a node holds, perhaps through operators that only hand it on."""
-        while node.op == "call_function":
-            node = node.args[0]
-        found: Any = self.module
-        for part in node.target.split("."):
-            found = getattr(found, part)
-        return found.detach()  # type: ignore[no-any-return]
+        return constant_of(self.module, node)
 
     def add(self, node: Node, kind: str, value: Tensor) -> Node:
         name = f"{node.name}_{kind}"

@@ -23,6 +23,7 @@ from featherweight.engines.engine import (
     Precision,
     Runner,
     Settings,
+    arrays_of,
     needed,
 )
 from featherweight.engines.litert_converter import converted
@@ -84,7 +85,7 @@ class LiteRT(Engine):
         whole = made.packed()
         free_batches(made, BATCH)
         data = made.packed()
-        return data if _same(whole, data, [x.numpy() for x in _tensors(inputs)]) else None
+        return data if _same(whole, data, arrays_of(Example(*inputs))) else None
 
     def _converted(self, exported: ExportedProgram, inputs: tuple[Any, Any]) -> bytes:
         from featherweight.engines.tflite import File, multiply_levels, pad_within, take_floats
@@ -114,11 +115,6 @@ def _inputs(exported: ExportedProgram, batch: int) -> tuple[Any, Any]:
     return tuple(map(sized, args)), {name: sized(x) for name, x in kwargs.items()}
 
 
-def _tensors(inputs: tuple[Any, Any]) -> list[Tensor]:
-    args, kwargs = inputs
-    return [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
-
-
 def _weights(
     exported: ExportedProgram,
 ) -> Iterator[tuple[bytes, tuple["np.ndarray[Any, Any]", "np.ndarray[Any, Any]"]]]:
@@ -138,11 +134,11 @@ def _weights(
 def _same(whole: bytes, free: bytes, inputs: Arrays) -> bool:
     """Whether a file for batches of any size gives for a few samples what one for a fixed size does."""
     package = needed("ai_edge_litert.interpreter", EXTRA)
-    (expected, *found) = (_Runner(package.Interpreter(model_content=data, num_threads=1)) for data in (whole, free))
+    expected, found = (_Runner(package.Interpreter(model_content=data, num_threads=1)) for data in (whole, free))
     wanted = expected.run(inputs)
     for count in (1, 3):
         try:
-            outputs = found[0].run([x[:count] if x.ndim else x for x in inputs])
+            outputs = found.run([x[:count] if x.ndim else x for x in inputs])
         except EngineError:
             return False
         for y, full in zip(outputs, wanted, strict=True):

@@ -10,7 +10,6 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +19,7 @@ from torch import Tensor, fx
 from featherweight.core.errors import EngineError
 from featherweight.engines.integers import numbers
 from featherweight.engines.pnnx import Network
+from featherweight.engines.program import constant_of
 from featherweight.engines.pytorch import DECOMPOSITIONS
 
 LARGEST = 127
@@ -117,7 +117,7 @@ def _integers(model: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor, _Ra
     source, weight = _source(node.args[0]), node.args[1]
     if source.target is not QUANTIZED or not isinstance(weight, fx.Node) or weight.target is not SCALED:
         return None
-    levels, scales = _constant(model, weight.args[0]), _constant(model, weight.args[1])
+    levels, scales = constant_of(model, weight.args[0]), constant_of(model, weight.args[1])
     groups = node.args[6] if node.target is CONVOLVE and len(node.args) > 6 else 1
     if weight.args[2:] != (0, 0) or groups not in (1, len(scales)) or levels.abs().max() > LARGEST:
         return None
@@ -134,14 +134,7 @@ def _source(node: Any) -> fx.Node:
 
 def _range(model: fx.GraphModule, node: fx.Node) -> _Range:
     scale, lowest, highest = cast(tuple[fx.Node, int, int], node.args[1:])
-    return _Range(_constant(model, scale).item(), lowest, highest)
-
-
-def _constant(model: fx.GraphModule, node: Any) -> Tensor:
-    while node.target is torch.ops.aten.detach.default:
-        node = node.args[0]
-    value: Tensor = attrgetter(str(node.target))(model)
-    return value.detach()
+    return _Range(constant_of(model, scale).item(), lowest, highest)
 
 
 def _replace_quantizer(model: fx.GraphModule, node: fx.Node, integer: set[fx.Node]) -> None:
@@ -169,7 +162,7 @@ def _ends(user: fx.Node) -> set[fx.Node]:
 
 def _decode(model: fx.GraphModule, node: fx.Node) -> None:
     """Put a weight's numbers in the place of its integers."""
-    levels, scales = (_constant(model, each) for each in node.args[:2])
+    levels, scales = (constant_of(model, each) for each in node.args[:2])
     model.register_buffer(f"{node.name}_numbers", numbers(levels, scales, *node.args[2:]))  # type: ignore[arg-type]
     with model.graph.inserting_before(node):
         node.replace_all_uses_with(model.graph.get_attr(f"{node.name}_numbers"))

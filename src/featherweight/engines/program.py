@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
+from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 from torch.utils._pytree import tree_map
 
 from featherweight.core.errors import EngineError
@@ -46,12 +48,13 @@ class Limits:
     length: int | None = None
 
 
-NONE = Limits()
-
-
 def program(
-    model: nn.Module, example: Example, *, any_batch: bool = True, most: Limits = Limits()
-) -> Program:  # frozen
+    model: nn.Module,
+    example: Example,
+    *,
+    any_batch: bool = True,
+    most: Limits = Limits(),  # frozen
+) -> Program:
     """Trace the model as it is in evaluation: for ``any_batch`` if it can be, else for the example's.
 
     With a free batch, the lengths of integer inputs, such as tokens of a text, are free too where the model allows it.
@@ -71,6 +74,14 @@ def program(
 
 
 ADVICE = "make its forward free of branches on values, or run it in PyTorch with weights compressed alone"
+
+
+def constant_of(module: GraphModule, node: Any) -> Tensor:
+    """The tensor that a node of a program's module holds, perhaps through operators that only hand it on."""
+    while node.op == "call_function":
+        node = node.args[0]
+    found: Tensor = attrgetter(node.target)(module)
+    return found.detach()
 
 
 def reason_of(error: BaseException | None) -> str:

@@ -130,10 +130,11 @@ def pad_within(file: File) -> None:
 
     Of levels the converter makes an operator for them, between two that move the channels forth and back.
     """
+    makers = {id(graph): _makers(graph) for graph in file.model.subgraphs}
     for kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
         for graph, convolution in file.operators(kind):
-            settings, makers = convolution.builtinOptions, _makers(graph)
-            back, padding, forth = islice(_before(makers, convolution), 3)
+            settings = convolution.builtinOptions
+            back, padding, forth = islice(_before(makers[id(graph)], convolution), 3)
             if not (_moves(file, graph, back, TO_LAST) and _moves(file, graph, forth, TO_FIRST)):
                 continue
             zeros = file.constant(graph.tensors[padding.inputs[1]]) if file.is_a("PAD", padding) else None
