@@ -3,14 +3,17 @@
     python benchmarks/parity.py [TASK ...] [--engines onnxruntime openvino] [--samples 1000] [--save FILE.json]
 
 The float export is held against the float model, the int8 export against the simulated int8 model: largest difference
-over the largest output, SNR, and equal top-1 (mean cosine for embeddings), and the bytes of the file. Tasks whose data
-or weights are absent are named, and so is what an engine cannot take. Needs the extras engines, models and images; the
-engines litert and executorch need theirs, and litert the environment of its converter.
+over the largest output, SNR, and equal top-1 (mean cosine for embeddings), the bytes of the file, and how many layers
+it holds as integers. Tasks whose data or weights are absent are named, and so is what an engine cannot take. TensorRT
+is not run: its files are checked by its rules and computed by ONNX's reference evaluator. Times are not taken. Needs
+the extras engines, models and images; the engines litert, executorch, ncnn and tvm need theirs, and litert the
+environment of its converter.
 """
 
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from featherweight.engines import find as engine
 from featherweight.engines.engine import Arrays, Settings, arrays_of
 from featherweight.engines.export import export
 from featherweight.engines.parity import parity
+from featherweight.engines.tensorrt_rules import violations
 from featherweight.run import run
 from featherweight.search.precision import post_training
 from featherweight.tasks import find
@@ -73,20 +77,33 @@ def compared(
     task: Task, model: Compressed, name: str, batches: list[Arrays], reference: list[Arrays], stem: Path
 ) -> dict[str, Any]:
     path = stem.with_suffix(engine(name).suffix)
-    written = export(model, task.example(), path, engine(name)).file
-    runner = engine(name).open(path, Settings(threads=2))
-    size = BATCH if written.any_batch else len(arrays_of(task.example())[0])
+    written = export(model, task.example(), path, engine(name))
+    runs = opened(name, path)
+    size = BATCH if written.file.any_batch else len(arrays_of(task.example())[0])
     outputs = []
     for batch in batches:
         pieces = [[x[k : k + size] for x in batch] for k in range(0, len(batch[0]), size)]
-        outputs.append([_flat(np.concatenate([runner.run(piece)[0] for piece in pieces]))])
+        outputs.append([_flat(np.concatenate([runs(piece)[0] for piece in pieces]))])
     same = parity(reference, outputs)
     wanted, ours = (np.concatenate([each[0] for each in side]) for side in (reference, outputs))
     cosine = float(((wanted * ours).sum(1) / np.linalg.norm(wanted, axis=1) / np.linalg.norm(ours, axis=1)).mean())
     return {
         "samples": same.samples, "largest": same.largest, "snr": same.snr, "agreement": same.agreement,
-        "cosine": cosine, "bytes": written.bytes,
+        "cosine": cosine, "bytes": written.file.bytes, "integers": len(written.integers),
     }  # fmt: skip
+
+
+def opened(name: str, path: Path) -> Callable[[Arrays], Arrays]:
+    if name != "tensorrt":
+        return engine(name).open(path, Settings(threads=2)).run
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    found = violations(onnx.load(path))
+    if found:
+        raise EngineError("; ".join(found))
+    evaluator = ReferenceEvaluator(str(path))
+    return lambda inputs: evaluator.run(None, dict(zip(evaluator.input_names, inputs, strict=True)))
 
 
 def _flat(outputs: np.ndarray) -> np.ndarray:
@@ -101,9 +118,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--save", type=Path)
     options = parser.parse_args()
-    table = Table(
-        "task", "model", "engine", "samples", "largest difference", "SNR dB", "equal top-1", "cosine", "bytes"
-    )
+    table = Table("task", "model", "engine", "samples", "off", "SNR dB", "equal top-1", "cosine", "bytes", "integers")
     record: list[dict[str, Any]] = []
     for name in options.tasks:
         try:
@@ -119,10 +134,10 @@ def main() -> None:
                 continue
             top = "" if row["agreement"] is None else f"{100 * row['agreement']:.2f} %"
             numbers = (f"{row['largest']:.2e}", f"{row['snr']:.1f}", top, f"{row['cosine']:.5f}", f"{row['bytes']:,}")
-            table.add_row(row["task"], row["model"], row["engine"], str(row["samples"]), *numbers)
+            table.add_row(row["task"], row["model"], row["engine"], str(row["samples"]), *numbers, str(row["integers"]))
         if options.save:
             options.save.write_text(json.dumps(record, indent=1) + "\n")
-    Console(width=140).print(table)
+    Console(width=160).print(table)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_a_dry_run_reads_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["int8", "int8-dynamic", "int8-weights", "int4-weights"])
+@pytest.mark.parametrize("name", ["int8", "int7", "int8-dynamic", "int8-weights", "int4-weights"])
 def test_a_recipe_of_a_precision(user_task: str, tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine.fwt"
     ran = run("compress", user_task, "--recipe", name, "-o", path, "--json")

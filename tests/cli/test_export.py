@@ -23,7 +23,7 @@ def test_what_is_exported_runs_as_the_files_model(suffix: str, digits_file: Path
     path = tmp_path / f"digits{suffix}"
     ran = run("export", digits_file, "-o", path, "--json")
     assert (ran.code, ran.err) == (0, "")
-    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "most", "integers", "decoded"}
+    assert set(ran.json) == {"file", "bytes", "engine", "task", "any_batch", "most", "integers", "decoded", "unsigned"}
     assert (ran.json["file"], ran.json["bytes"]) == (str(path), path.stat().st_size)
     assert (ran.json["task"], ran.json["any_batch"]) == ("digits", True)
     student, _ = file.load(digits_file.read_bytes(), find("digits").architecture())

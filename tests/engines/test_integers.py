@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from featherweight.activations.quantizers import Quantizer
 from featherweight.activations.rules import Calibrated
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
+from featherweight.core.processor import saturates
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import WEIGHTS
 from featherweight.core.stage import Learn, Recipe, Stage
@@ -23,6 +25,7 @@ from featherweight.engines import ENGINES
 from featherweight.engines.engine import Settings
 from featherweight.engines.export import Export, export
 from featherweight.engines.onnx import export_onnx
+from featherweight.engines.onnxruntime import OnnxRuntime
 from featherweight.engines.parity import parity
 from featherweight.graph.fold import FoldNorms
 from featherweight.result import Result
@@ -169,7 +172,8 @@ def test_activations_are_unsigned_weights_are_signed_and_nothing_else_is_quantiz
     name: str, symmetric: bool, tmp_path: Path
 ) -> None:
     student = quantized(NETS[name].model(), net_task(name), Calibrated(symmetric=symmetric))
-    export(student, NETS[name].example, tmp_path / "m.onnx")
+    written = export(student, NETS[name].example, tmp_path / "m.onnx", OnnxRuntime(exact=False))
+    assert written.file.unsigned == 0
     graph, types = Graph(tmp_path / "m.onnx"), onnx.TensorProto
     quantizers = [node for node in graph.nodes if node.op_type == "QuantizeLinear"]
     assert quantizers and {graph.type_of(node.input[2]) for node in quantizers} == {types.UINT8}
@@ -182,6 +186,27 @@ def test_activations_are_unsigned_weights_are_signed_and_nothing_else_is_quantiz
         assert node.op_type not in ("DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
         if node.op_type == "MatMul":
             assert not real.issuperset(node.input), "a product of two activations is quantized"
+
+
+@pytest.mark.parametrize("name", ["digits", "residual", "attending"])
+@pytest.mark.parametrize("engine", READERS)
+def test_exact_files_move_what_would_saturate_and_no_more(engine: str, name: str, tmp_path: Path) -> None:
+    """Sums of two products of bytes fit 16 bits where weights are within 64: those of 7 bits stay as they are."""
+    net, exact = NETS[name], replace(ENGINES[engine], exact=True)  # type: ignore[type-var]
+    kinds, found = {}, {}
+    for bits in (7, 8):
+        scheme = replace(INT8, bits=bits)
+        student = quantized(net.model(), net_task(name), Calibrated(), scheme)
+        written = export(student, net.example, tmp_path / "m.onnx", exact)
+        graph = Graph(tmp_path / "m.onnx")
+        weights = {each.input[0]: graph.type_of(each.input[0]) for each in graph.weights()}
+        floats = {name for name in weights if "self_attn" in name}  # what they are multiplied with
+        kinds[bits] = {weights[name] for name in weights.keys() - floats} - {onnx.TensorProto.INT32}  # biases
+        assert written.file.unsigned == list(weights.values()).count(onnx.TensorProto.UINT8)
+        assert {weights[name] for name in floats} <= {onnx.TensorProto.INT8}
+        found[bits] = parity([simulated(student, net.inputs[0])], [outputs(engine, tmp_path / "m.onnx", net.inputs[0])])
+    assert kinds == {7: {onnx.TensorProto.INT8}, 8: {onnx.TensorProto.UINT8}}
+    assert min(each.snr for each in found.values()) > 25, found
 
 
 @pytest.mark.parametrize("name", ["residual", "attending"])
@@ -298,12 +323,16 @@ def test_ranges_that_are_found_at_run_time(name: str, tmp_path: Path) -> None:
     student, _ = run(net.model(), net_task(name), dynamic())
     export(student, net.example, tmp_path / "m.onnx")
     export(student, net.example, tmp_path / "m.pt2")
-    graph = Graph(tmp_path / "m.onnx")
+    graph, types = Graph(tmp_path / "m.onnx"), onnx.TensorProto
     kinds = Counter(node.op_type for node in graph.nodes)
     layers = Counter(optimized(tmp_path / "m.onnx"))
     assert kinds["MatMulInteger"] == kinds["DynamicQuantizeLinear"] == layers["DynamicQuantizeMatMul"] > 0
     assert kinds["ConvInteger"] == kinds["QuantizeLinear"] == kinds["Sub"] == 0
-    assert {graph.type_of(each.input[1]) for each in graph.nodes if each.op_type == "MatMulInteger"} == {3}  # int8
+    signed = OnnxRuntime(exact=False)
+    assert export(student, net.example, tmp_path / "s.onnx", signed).file.unsigned == 0
+    for path, kind in (("m.onnx", types.UINT8 if saturates() else types.INT8), ("s.onnx", types.INT8)):
+        multiplied = [each for each in Graph(tmp_path / path).nodes if each.op_type == "MatMulInteger"]
+        assert {Graph(tmp_path / path).type_of(each.input[1]) for each in multiplied} == {kind}
     for x in (net.inputs[0], net.inputs[0][:1]):
         expected = [simulated(student, x)]
         for engine in READERS:

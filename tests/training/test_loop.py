@@ -125,6 +125,24 @@ def test_codes_have_a_learning_rate_of_their_own() -> None:
     assert not torch.equal(student.codes["head.weight"].decode(), before.decode())
 
 
+@pytest.mark.parametrize(("processor", "expected"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_bfloat16_is_float32_where_it_would_be_slower(
+    processor: str, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    seen = set()
+
+    @dataclass(frozen=True)
+    class Watched(TaskLoss):
+        def __call__(self, tap: Tap) -> Tensor:
+            seen.add(tap.outputs.dtype)
+            return super().__call__(tap)
+
+    learned = Stage("learn", training=Training(1, bfloat16=True), objective=Objective((Watched(),)))
+    run(net(), task(), Recipe("learn", (learned,)))
+    assert seen == {expected}
+
+
 @pytest.mark.parametrize("mode", [Learn.LATENT, Learn.BOTH, Learn.PULLED])
 def test_dense_weights_learn_from_what_was_projected(mode: Learn) -> None:
     """Not from the decoded weight: rounding would have thrown away what a latent weight is for."""

@@ -28,7 +28,7 @@ def compress(
     ],
     recipe: Annotated[
         str | None,
-        typer.Option(help="A paper's recipe (see `papers`), int8, int8-dynamic, int8-weights or int4-weights."),
+        typer.Option(help="A paper's recipe (see `papers`), int8, int7, int8-dynamic, int8-weights or int4-weights."),
     ] = None,
     max_size: Annotated[
         int | None,

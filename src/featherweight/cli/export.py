@@ -55,8 +55,13 @@ def export(
         emit({
             "file": str(output), "bytes": written.file.bytes, "engine": chosen.name, "task": of.name,
             "any_batch": written.file.any_batch, "most": written.file.most, "integers": list(written.integers),
-            "decoded": list(written.numbers),
+            "decoded": list(written.numbers), "unsigned": written.file.unsigned,
         })  # fmt: skip
     else:
         weights = f"{len(written.integers)} weights as integers, {len(written.numbers)} decoded"
         show(f"{figures.size(written.file.bytes)}, {weights}, for {batch}, written to {output}")
+        if written.file.unsigned:
+            show(
+                f"{written.file.unsigned} of the weights have more than 7 bits. This processor has no VNNI: they are "
+                "exact here, and no faster than floats. `compress --recipe int7` gives 7, which are faster."
+            )

@@ -271,7 +271,8 @@ class Training:
 
     ``code_lr`` multiplies the rate of the codes' own numbers (centroids, scales) and of what activations are sent
     through; ``clip`` bounds the gradient's norm. ``bfloat16`` runs convolutions and products, forward and backward, in
-    that type (``torch.autocast``); parameters stay as they are.
+    that type (``torch.autocast``) where the processor has AVX-512, and in float32 on others, where bfloat16 takes ten
+    times as long; parameters stay as they are.
     """
 
     epochs: int

@@ -67,13 +67,15 @@ class Capabilities:
 class Exported:
     """A file that was written.
 
-    ``any_batch``: it takes batches of any size, or of any up to ``most``, and not only of the example's.
+    ``any_batch``: it takes batches of any size, or of any up to ``most``, and not only of the example's. ``unsigned``
+    is how many weights have levels around 128, as a processor on which byte products saturate needs them.
     """
 
     path: Path
     bytes: int
     any_batch: bool
     most: int | None = None
+    unsigned: int = 0
 
 
 class Runner(ABC):

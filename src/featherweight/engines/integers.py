@@ -17,6 +17,7 @@ from torch.nn.utils import parametrize
 import featherweight.activations.dynamic
 import featherweight.activations.quantizers  # noqa: F401  # their operators are translated here
 from featherweight.core.compressed import Compressed
+from featherweight.core.processor import REDUCED
 from featherweight.schemes.integers import integers
 
 if TYPE_CHECKING:
@@ -109,8 +110,11 @@ def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
     }
 
 
-def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Make integers of what engines want as integers: transposed weights, biases, half bytes. In place."""
+def finish(model: "onnx.ModelProto", exact: bool = False) -> "onnx.ModelProto":
+    """Make integers of what engines want as integers: transposed weights, biases, half bytes. In place.
+
+    ``exact`` is for processors that :func:`featherweight.core.processor.saturates` tells of.
+    """
     graph = Graph(model)
     for node in list(model.graph.node):
         if node.op_type == "Gemm":
@@ -135,10 +139,19 @@ def finish(model: "onnx.ModelProto") -> "onnx.ModelProto":
             graph.add_zeros(node)
         if node.op_type == "MatMul":
             graph.halve(node)
+        if exact and node.op_type in ("Conv", "Gemm", "MatMul", "MatMulInteger"):
+            graph.unsign(node)
     graph.drop_unused()
     return model
 
 
+def unsigned(model: "onnx.ModelProto") -> int:
+    """How many weights :func:`finish` wrote unsigned."""
+    return sum(each.name.endswith(UNSIGNED) for each in model.graph.initializer)
+
+
+UNSIGNED = ".unsigned"
+"""What ends the names of weights whose levels were moved by 128."""
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 """Operators of ONNX whose outputs are some of their inputs."""
 
@@ -412,6 +425,28 @@ class Graph:
             self.constants[name] = packed
             self.graph.initializer.append(packed)
         made.input[0] = name
+
+    def unsign(self, node: "onnx.NodeProto") -> None:
+        """Levels beyond ``±REDUCED`` move by 128, and so does their zero: unsigned bytes are multiplied in 32 bits.
+
+        That is exact and no faster than floats, where signed ones would saturate.
+        """
+        if node.op_type == "MatMulInteger":
+            holder, zeros = node, self.add("middle", np.array(128, np.uint8))
+        else:
+            made = self.dequantizer(node.input[1])
+            scales = None if made is None or _grouped(made) else self.constant(made.input[1])
+            if made is None or scales is None or self.quantizer(node.input[0]) is None:
+                return
+            holder, zeros = made, self.add(f"{made.input[1]}.middle", np.full(scales.shape, 128, np.uint8))
+        at = int(holder is node)
+        levels = self.constant(holder.input[at])
+        if levels is None or levels.dtype != np.int8 or np.abs(levels.astype(np.int16)).max(initial=0) <= REDUCED:
+            return
+        moved = (levels.astype(np.int16) + 128).astype(np.uint8)
+        holder.input[at] = self.add(f"{holder.input[at]}{UNSIGNED}", moved)
+        del holder.input[at + 2 :]
+        holder.input.append(zeros)
 
     def _replace(self, node: "onnx.NodeProto", by: "list[onnx.NodeProto]") -> None:
         place = list(self.graph.node).index(node)

@@ -13,7 +13,7 @@ from featherweight import file
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Example, evaluating
 from featherweight.engines.engine import Exported, needed
-from featherweight.engines.integers import finish, translations
+from featherweight.engines.integers import finish, translations, unsigned
 from featherweight.engines.program import program, quiet, reason_of
 from featherweight.graph.trace import module_of
 
@@ -43,7 +43,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path, finish: Finish =
     made = finish(_translated(traced.exported, names))
     _plain(made)
     data = _serialized(made)
-    return Exported(path, file.save(path, data), traced.any_batch)
+    return Exported(path, file.save(path, data), traced.any_batch, unsigned=unsigned(made))
 
 
 def _translated(exported: "ExportedProgram", outputs: list[str]) -> "onnx.ModelProto":

@@ -1,6 +1,7 @@
 """ONNX Runtime, on the CPU."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,6 +9,7 @@ import numpy as np
 from torch import nn
 
 from featherweight.core.errors import EngineError
+from featherweight.core.processor import saturates
 from featherweight.core.task import Example
 from featherweight.engines.engine import (
     Arrays,
@@ -19,6 +21,7 @@ from featherweight.engines.engine import (
     Settings,
     needed,
 )
+from featherweight.engines.integers import finish
 from featherweight.engines.onnx import export_onnx
 from featherweight.engines.program import reason_of
 
@@ -27,10 +30,18 @@ FATAL = 4
 ROUNDING = "session.qdq_matmulnbits_accuracy_level"
 """What weights with a scale for each group are multiplied in: "1" is float32, "4", where it is not said, is int8."""
 
+ROUNDED = "WeightBiasQuantization"
+"""The optimizer that rounds floating-point weights between quantized activations to 8 bits."""
+
 
 @dataclass(frozen=True)
 class OnnxRuntime(Engine):
-    """All graph optimizations, one thread pool of the threads that are asked for."""
+    """All graph optimizations, one thread pool of the threads that are asked for.
+
+    ``exact``, for processors on which byte products saturate, and on them by default: weights of more than 7 bits are
+    written so that their products are exact, and no faster than floats; and the engine makes no such integers itself.
+    Its own setting for this, ``session.x64quantprecision``, makes graphs that it then refuses (1.32).
+    """
 
     name: ClassVar[str] = "onnxruntime"
     suffix: ClassVar[str] = ".onnx"
@@ -39,8 +50,10 @@ class OnnxRuntime(Engine):
         integers=True, dynamic=True, nibbles=True, precisions=frozenset({Precision.FLOAT32})
     )
 
+    exact: bool = field(default_factory=saturates)
+
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
-        return export_onnx(model, example, path)
+        return export_onnx(model, example, path, partial(finish, exact=self.exact))
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)
@@ -52,7 +65,12 @@ class OnnxRuntime(Engine):
         options.log_severity_level = FATAL
         options.add_session_config_entry(ROUNDING, "4" if settings.rounding else "1")
         try:
-            session = package.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = package.InferenceSession(
+                str(path),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=[ROUNDED] if self.exact else None,
+            )
         except Exception as error:
             raise EngineError(f"ONNX Runtime cannot open {path} ({reason_of(error)}); export it anew") from error
         return _Runner(session)

@@ -1,7 +1,8 @@
 """OpenVINO, on the CPU."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from featherweight.core.errors import EngineError
+from featherweight.core.processor import saturates
 from featherweight.core.task import Example
 from featherweight.engines.engine import (
     Arrays,
@@ -21,6 +23,7 @@ from featherweight.engines.engine import (
     Settings,
     needed,
 )
+from featherweight.engines.integers import finish
 from featherweight.engines.onnx import export_onnx
 from featherweight.engines.program import reason_of
 
@@ -37,7 +40,8 @@ def _imported() -> ModuleType:
 class OpenVino(Engine):
     """Tuned for the latency of one request. Reads ONNX files.
 
-    The precision is always given by name: left alone, OpenVINO computes in bfloat16 where the CPU has it.
+    The precision is always given by name: left alone, OpenVINO computes in bfloat16 where the CPU has it. Files that
+    are ``exact`` are as those of :class:`~featherweight.engines.onnxruntime.OnnxRuntime`.
     """
 
     name: ClassVar[str] = "openvino"
@@ -47,8 +51,10 @@ class OpenVino(Engine):
         integers=True, dynamic=False, nibbles=True, precisions=frozenset({Precision.FLOAT32, Precision.BFLOAT16})
     )
 
+    exact: bool = field(default_factory=saturates)
+
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
-        return export_onnx(model, example, path)
+        return export_onnx(model, example, path, partial(finish, exact=self.exact))
 
     def open(self, path: Path, settings: Settings) -> Runner:
         self.check(settings)

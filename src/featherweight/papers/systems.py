@@ -3,8 +3,8 @@
 from featherweight.core.stage import Reference
 from featherweight.papers.system import Part, System
 
-OPSETS = "`python benchmarks/converters.py opsets digits cifar10-resnet20`, record benchmarks/results/opsets.json"
-TENSORRT = "`python benchmarks/converters.py tensorrt digits cifar10-resnet20`"
+OPSETS = "`python benchmarks/opsets.py`, record benchmarks/results/opsets.json"
+TENSORRT = "`python benchmarks/parity.py digits cifar10-resnet20 --engines tensorrt`"
 OLDER = (
     "float files of `digits` pass onnx's version converter and checker from opset 21 down to 15, those of ResNet-20 "
     "down to 18: older sets have no adapter for Relu, and none for Pad. Int8 files, with QuantizeLinear and "
@@ -66,7 +66,7 @@ TVM = System(
         Part("bit-serial kernels, tuning, other targets", "nowhere"),
     ),
     (
-        "float and int8 models of tasks against PyTorch: `python benchmarks/converters.py tvm`, record "
+        "float and int8 models of tasks against PyTorch: `python benchmarks/parity.py --engines tvm`, record "
         "benchmarks/results/tvm.json (apache-tvm 0.27.0.post1)",
     ),
     ("speed: programs are untuned, many times slower than other engines, and no time is published",),
@@ -87,7 +87,7 @@ NCNN = System(
         Part("16-bit storage, Vulkan, recurrent int8", "nowhere; 16 bits are switched off for parity"),
     ),
     (
-        "float and int8 models of tasks against PyTorch: `python benchmarks/converters.py ncnn`, record "
+        "float and int8 models of tasks against PyTorch: `python benchmarks/parity.py --engines ncnn`, record "
         "benchmarks/results/ncnn.json (ncnn 1.0.20261020 on x86)",
         "a file of integers worked out by hand, and the digits network (tests/engines/test_ncnn.py)",
     ),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
+from featherweight.core.processor import halves
 from featherweight.core.stage import Objective, Stage, Tap, Training, Tuning
 from featherweight.core.task import Data, Task, call, moved
 from featherweight.training.mixing import Mixed
@@ -185,7 +186,8 @@ def _step(
 ) -> float:
     batch = moved(batch, student.device)
     taught = None
-    with torch.autocast(student.device.type, torch.bfloat16, enabled=training.bfloat16):
+    bfloat16 = training.bfloat16 and halves(student.device)
+    with torch.autocast(student.device.type, torch.bfloat16, enabled=bfloat16):
         if objective.needs_teacher:
             with torch.no_grad():
                 taught = call(teacher, batch)
