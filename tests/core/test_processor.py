@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from featherweight.core.processor import REDUCED, halves, saturates
+from featherweight.core.processor import REDUCED, halves, instructions, saturates
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,13 @@ def test_x86_without_vnni_saturates(
 
 def test_levels_within_the_reduced_range_fit_sixteen_bits() -> None:
     assert 2 * 255 * REDUCED < 2**15 <= 2 * 255 * (REDUCED + 1)
+
+
+@pytest.mark.parametrize(("vnni", "expected"), [(False, "AVX2"), (True, "AVX2 with VNNI")])
+def test_instructions_are_told(vnni: bool, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx_vnni": vnni})
+    assert instructions() == expected
 
 
 @pytest.mark.parametrize(("capability", "expected"), [("DEFAULT", False), ("AVX2", False), ("AVX512", True)])

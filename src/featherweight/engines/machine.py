@@ -7,12 +7,16 @@ from pathlib import Path
 
 import torch
 
+from featherweight.core.processor import instructions
 from featherweight.engines.engine import needed
 
 
 @dataclass(frozen=True)
 class Machine:
-    """``cores`` are those that the system shows, hyper-threads counted; ``memory`` is in bytes."""
+    """``cpu`` ends in its widest instructions. ``cores`` are those that the system shows, hyper-threads counted.
+
+    ``memory`` is in bytes.
+    """
 
     cpu: str
     cores: int
@@ -25,7 +29,7 @@ class Machine:
 def machine() -> Machine:
     """This one, now."""
     return Machine(
-        cpu=_cpu(),
+        cpu=f"{_cpu()}, {instructions()}",
         cores=os.cpu_count() or 1,
         memory=int(needed("psutil", "engines").virtual_memory().total),
         platform=platform.platform(),
