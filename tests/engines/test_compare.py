@@ -1,6 +1,7 @@
 """A compressed model beside its parent: what is measured, compared with PyTorch, left out, and said."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import inf
@@ -78,6 +79,16 @@ class Refuses(Eager):
 
 
 @dataclass(frozen=True)
+class Widens(Eager):
+    """As if there were no VNNI."""
+
+    name: ClassVar[str] = "pytorch"
+
+    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+        return replace(super().export(model, example, path), unsigned=3)
+
+
+@dataclass(frozen=True)
 class Breaks(Eager):
     """Exports all and opens nothing."""
 
@@ -128,6 +139,15 @@ def test_what_cannot_be_exported_or_run_is_said(usual: Comparison) -> None:
     reason = "it cannot open files with 1 threads"
     rest = [Failure("breaks", side, batch, 1, reason) for batch in (1, 3) for side in Side]
     assert list(usual.failures) == [first, *rest]
+
+
+def test_what_engines_say_of_the_compressed_models_file_is_said() -> None:
+    found = compared(engines=(Widens(),))
+    (notice,) = found.notices
+    assert re.match(r"pytorch: 3 weights have more than 7 bits.*no faster than floats.*int7", notice)
+    assert Comparison.from_json(found.to_json()).notices == found.notices
+    assert notice in list(measured.comparison(found))
+    assert not compared().notices
 
 
 def test_exports_are_compared_with_their_own_model(usual: Comparison) -> None:

@@ -115,7 +115,9 @@ def comparison(name: str = "small", rounds: int = 9) -> Comparison:
     timings = (timing(labels[0], slow), timing(labels[1], (1.5,) * rounds))
     found = Measurement(labels[0], 1, timings, (0.5,), False, Plan(rounds=rounds), machine)
     alike = dict.fromkeys(labels, Parity(0.0, float("inf"), 1.0, 64))
-    return Comparison(name, ("pytorch",), Precision.FLOAT32, "evaluation", (Setting(1, 1, found, alike),), ())
+    return Comparison(
+        name, ("pytorch",), Precision.FLOAT32, "evaluation", (Setting(1, 1, found, alike),), (), ("an <engine>",)
+    )
 
 
 RECIPE = Recipe(
@@ -169,7 +171,9 @@ def test_errors_are_those_of_the_weights(report: Report) -> None:
 
 
 def test_speed_is_shown_only_where_it_was_measured(report: Report) -> None:
-    (row,) = seen(page(report)).tables["Latency before and after"][1:]
+    found = seen(page(report))
+    assert "Note. an <engine>." in " ".join(" ".join(found.text).split())
+    (row,) = found.tables["Latency before and after"][1:]
     assert row[:6] == ["pytorch 1.2", "1", "1", "3 / 6", "1.5 / 3", "2.00× (1.80 to 2.20)"]
     assert range_of_speed(report.comparisons) == ("2.00×", "as fast, 95 % interval 1.80 to 2.20")
     assert 'class="better"' in page(report)

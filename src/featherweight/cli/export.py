@@ -60,8 +60,5 @@ def export(
     else:
         weights = f"{len(written.integers)} weights as integers, {len(written.numbers)} decoded"
         show(f"{figures.size(written.file.bytes)}, {weights}, for {batch}, written to {output}")
-        if written.file.unsigned:
-            show(
-                f"{written.file.unsigned} of the weights have more than 7 bits. This processor has no VNNI: they are "
-                "exact here, and no faster than floats. `compress --recipe int7` gives 7, which are faster."
-            )
+        if written.file.notice:
+            show(written.file.notice)

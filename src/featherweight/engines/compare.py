@@ -87,6 +87,7 @@ class Comparison:
     """All that was measured of two models.
 
     ``inputs`` says where they are from: evaluation, calibration or training data, or the example again and again.
+    ``notices`` are what engines say of the compressed model's files.
     """
 
     task: str
@@ -95,6 +96,7 @@ class Comparison:
     inputs: str
     settings: tuple[Setting, ...]
     failures: tuple[Failure, ...]
+    notices: tuple[str, ...] = ()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -118,6 +120,7 @@ class Comparison:
                 for each in self.settings
             ],
             "failures": [asdict(each) | {"side": each.side and each.side.value} for each in self.failures],
+            "notices": list(self.notices),
         }
 
     @classmethod
@@ -134,6 +137,7 @@ class Comparison:
                     Failure(**{**each, "side": None if each["side"] is None else Side(each["side"])})
                     for each in record["failures"]
                 ),
+                notices=tuple(map(str, record.get("notices", ()))),
             )
 
 
@@ -173,11 +177,12 @@ def compare(
     needed("psutil", "engines")  # the long work comes first, and it last
     models: dict[Side, nn.Module] = {Side.FLOAT: parent, Side.COMPRESSED: student}
     failures: list[Failure] = []
+    notices: list[str] = []
     settings: list[Setting] = []
     example = task.example()
     source, samples = _samples(task, example, max(SAMPLES, *batches))
     with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
-        files = _exported(models, example, engines, Path(folder), watch, failures)
+        files = _exported(models, example, engines, Path(folder), watch, failures, notices)
         for batch in dict.fromkeys(batches):
             inputs = _batches(samples, batch)
             references = {side: _reference(model, example, inputs) for side, model in models.items()}
@@ -195,7 +200,7 @@ def compare(
                 except EngineError as error:
                     failures.append(Failure(None, None, batch, count, str(error)))
     names = tuple(dict.fromkeys(each.name for each in engines))
-    return Comparison(task.name, names, precision, source, tuple(settings), tuple(failures))
+    return Comparison(task.name, names, precision, source, tuple(settings), tuple(failures), tuple(notices))
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,7 @@ def _exported(
     folder: Path,
     watch: Watch,
     failures: list[Failure],
+    notices: list[str],
 ) -> dict[tuple[str, Side], Path]:
     """The files that could be written, by engine and side."""
     files: dict[tuple[str, Side], Path] = {}
@@ -228,7 +234,8 @@ def _exported(
             watch.say(f"exporting for {label(engine.name, side)}")
             try:
                 if isinstance(model, Compressed):
-                    export(model, example, path, engine)
+                    notice = export(model, example, path, engine).file.notice
+                    notices += [f"{engine.name}: {notice}"] if notice else []
                 else:
                     engine.export(model, example, path)
                 files[engine.name, side] = path

@@ -77,6 +77,16 @@ class Exported:
     most: int | None = None
     unsigned: int = 0
 
+    @property
+    def notice(self) -> str:
+        """What its user should know, or nothing."""
+        if not self.unsigned:
+            return ""
+        return (
+            f"{self.unsigned} weights have more than 7 bits. On processors without VNNI they are exact in this file, "
+            "and no faster than floats; recipe int7 gives 7 bits, which are exact and faster"
+        )
+
 
 class Runner(ABC):
     """An opened model."""

@@ -33,6 +33,7 @@ def comparison(found: Comparison) -> Iterator[RenderableType]:
         yield _machine(found, found.settings[0].measurement.machine)
         yield from (disturbed(each) for each in found.settings if each.measurement.disturbed)
     yield from map(failure, found.failures)
+    yield from found.notices
 
 
 def _lines(found: Comparison) -> Iterator[tuple[Setting, str]]:

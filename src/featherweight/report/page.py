@@ -173,6 +173,7 @@ class Speeds:
     disturbed: bool
     few: int | None
     failures: tuple[str, ...]
+    notices: tuple[str, ...]
 
 
 def speeds(found: Comparison) -> Speeds:
@@ -186,6 +187,7 @@ def speeds(found: Comparison) -> Speeds:
         disturbed=any(each.measurement.disturbed for each in found.settings),
         few=_few(found),
         failures=tuple(map(_failure, found.failures)),
+        notices=found.notices,
     )
 
 
