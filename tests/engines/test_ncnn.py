@@ -54,7 +54,7 @@ WRITES = "open('model.ncnn.param', 'w').write({param!r}); open('model.ncnn.bin',
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("os.kill(os.getpid(), 11)", "pnnx ended by signal 11; export to .onnx"),
+        ("os.kill(os.getpid(), 11)", "pnnx ended by signal SIGSEGV; export to .onnx"),
         ("print('no such operator'); sys.exit(3)", "pnnx ended with exit code 3: no such operator"),
         ("time.sleep(60)", "pnnx did not end within 0.5 s"),
         ("print('nothing to do')", "pnnx wrote no network: nothing to do"),

@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from featherweight.core.errors import EngineError
-from featherweight.engines.process import SIGNALS
+from featherweight.engines.process import ending
 from featherweight.engines.program import quiet, reason_of
 
 PYTHON = "FEATHERWEIGHT_LITERT_PYTHON"
@@ -58,9 +58,7 @@ def _complaint(done: "subprocess.CompletedProcess[str]") -> str:
     errors = [line for line in lines if ERROR.match(line)]
     last = (errors or lines or ["it said nothing"])[-1][:MOST]
     if done.returncode < 0:
-        return (
-            f"LiteRT's converter ended by signal {SIGNALS.get(-done.returncode, -done.returncode)} ({last}); {ADVICE}"
-        )
+        return f"LiteRT's converter ended {ending(done.returncode)} ({last}); {ADVICE}"
     if last.startswith("ModuleNotFoundError"):
         return f"LiteRT's converter is not there ({last}); {ADVICE}"
     if not done.returncode:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Example
 from featherweight.engines.engine import needed
+from featherweight.engines.process import ending
 from featherweight.engines.program import quiet, reason_of
 
 SECONDS = 600.0
@@ -120,8 +121,7 @@ def _run(command: list[str], folder: Path) -> str:
         raise EngineError(f"pnnx cannot be run ({reason_of(error)}); install featherweight[ncnn] anew") from error
     said = (done.stdout + done.stderr).decode(errors="replace")
     if done.returncode:
-        how = f"by signal {-done.returncode}" if done.returncode < 0 else f"with exit code {done.returncode}"
-        raise EngineError(f"pnnx ended {how}{_end(said)}; {ADVICE}")
+        raise EngineError(f"pnnx ended {ending(done.returncode)}{_end(said)}; {ADVICE}")
     return said
 
 

@@ -35,10 +35,15 @@ GRACE = 5.0
 """Seconds that a child has to end by itself."""
 TAIL = 2_000
 """Characters of the end of stderr that an error quotes."""
-SIGNALS = {each.value: each.name for each in signal.Signals}
+_SIGNALS = {each.value: each.name for each in signal.Signals}
 TICK = 0.01
 """Seconds of the system's clock of CPU time; times read from it are off by one at most."""
 PAUSE = 0.05
+
+
+def ending(code: int) -> str:
+    """How a process with this exit code ended."""
+    return f"with exit code {code}" if code >= 0 else f"by signal {_SIGNALS.get(-code, -code)}"
 
 
 @dataclass(frozen=True)
@@ -195,8 +200,7 @@ class Worker:
             self._kill()
             return EngineError(f"the engine's process closed its output at {command!r}{self._tail()}")
         self._kill()  # what it started may have outlived it
-        how = f"with exit code {code}" if code >= 0 else f"by signal {SIGNALS.get(-code, -code)}"
-        return EngineError(f"the engine's process ended {how} at {command!r}{self._tail()}")
+        return EngineError(f"the engine's process ended {ending(code)} at {command!r}{self._tail()}")
 
     def _kill(self) -> None:
         """End the child and, where it leads a group of processes, whatever an engine started in it."""
