@@ -1,13 +1,14 @@
 """Half the measured time of ResNet-20, beside the same time reached by the same ratio everywhere.
 
-    python benchmarks/latency.py [--engine onnxruntime] [--share 0.5] [--epochs 1] [--json FILE]
+    python benchmarks/latency.py [--engine onnxruntime] [--shares 0.5] [--epochs 1] [--json FILE]
 
 At batch 32 and one thread, channels are cut by what they matter (``Surgeon``) until the measured time is the share that
 is asked; once more group by group as the outputs mind it least (``NetAdapt``); and once more with equal ratios in all
 groups. Within a group channels go by the same score, and the measured time is that share each time. What stays makes up
 for what goes, and norms are set anew, in all; then all learn for ``--epochs`` from the original. All models and the
 original are then measured together, nine rounds by turns; a machine that does other work is told as disturbed. Accuracy
-is of the 8,000 test images that nothing was chosen on. Seeds are 0.
+is of the 8,000 test images that nothing was chosen on. Seeds are 0. Ratios reach few times, so that rules are compared
+along several ``--shares``.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch import nn
 import featherweight as fw
 from featherweight.channels.sensitivity import NetAdapt
 from featherweight.core.compressed import Compressed
+from featherweight.core.processor import instructions
 from featherweight.core.stage import Recipe, Stage
 from featherweight.core.task import measure as quality
 from featherweight.costs.latency import Latency
@@ -62,17 +64,18 @@ def relearned(student: Compressed, model: nn.Module, task: fw.Task, stage: Stage
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", default="onnxruntime")
-    parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.5])
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     task = find("cifar10-resnet20")
     model, chosen, data = task.model(), engine(options.engine), rest(task)
     cost = Latency(chosen, batch=32, plan=Plan(rounds=5, disturbance=0.3))
+    kinds = {"allocated": Narrow, "netadapt": NetAdapt, "evenly": Evenly}
     rules = {
-        "allocated": Narrow(options.share, cost, step=STEP, least=LEAST),
-        "netadapt": NetAdapt(options.share, cost, step=STEP, least=LEAST),
-        "evenly": Evenly(options.share, cost, step=STEP, least=LEAST),
+        f"{name} {share:g}": kind(share, cost, step=STEP, least=LEAST)
+        for share in options.shares
+        for name, kind in kinds.items()
     }
     students: dict[str, Compressed] = {}
     results: dict[str, dict[str, float]] = {"original": {"accuracy": quality(model, data, task.quality)}}
@@ -101,8 +104,14 @@ def main() -> None:
         print(timing.label, results[timing.label])
     print(f"disturbed: {found.disturbed}, load {found.load:.2f} cores")
     if options.json:
-        record = {"engine": chosen.name, "version": chosen.version(), "batch": 32, "threads": 1, "asked": options.share}
-        record |= {"epochs": options.epochs, "disturbed": found.disturbed, "load": found.load, "models": results}
+        record = {"engine": chosen.name, "version": chosen.version(), "batch": 32, "threads": 1}
+        record |= {
+            "processor": instructions(),
+            "epochs": options.epochs,
+            "disturbed": found.disturbed,
+            "load": found.load,
+            "models": results,
+        }
         options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -14,8 +14,14 @@ torch.set_num_threads(1)  # the tensors are tiny, and several processes may shar
 
 @pytest.fixture(scope="session", autouse=True)
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data folder: the one of ``FEATHERWEIGHT_DATA`` where it is set, else one of this session, empty at first."""
-    return Path(os.environ.setdefault("FEATHERWEIGHT_DATA", str(tmp_path_factory.mktemp("data"))))
+    """The data folder: the one of ``FEATHERWEIGHT_DATA`` where it is set, else one of this session, empty at first.
+
+    Processes that share a session's tests share it: a baseline is trained by one of them.
+    """
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent / "data" if shared else tmp_path_factory.mktemp("data")
+    folder.mkdir(exist_ok=True)
+    return Path(os.environ.setdefault("FEATHERWEIGHT_DATA", str(folder)))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,10 @@
 """Baselines: trained once, kept, found again, and without a trace in the caller's random state."""
 
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +95,66 @@ def test_an_interrupted_training_keeps_nothing(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         baseline("net", Net, lambda: replace(DATA, augment=interrupt), SETTINGS)
     assert list((folder / "models").iterdir()) == []
+
+
+@dataclass(frozen=True, eq=False)
+class Killed:
+    """Data that end the process, as it were, after some rounds."""
+
+    rounds: int
+    seen: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(DATA)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if len(self.seen) == self.rounds:
+            raise KeyboardInterrupt
+        self.seen.append(len(self.seen))
+        return iter(DATA)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_killed_training_goes_on_to_the_same_bits(rounds: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = baseline("whole", Net, lambda: DATA, SETTINGS)
+    monkeypatch.setattr("featherweight.tasks.training.KEPT", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        baseline("net", Net, lambda: Killed(rounds), SETTINGS)
+    assert [path.suffix for path in (folder / "models").glob("net*")] == [".partial"]
+    rest = Killed(SETTINGS.epochs)
+    went_on = baseline("net", Net, lambda: rest, SETTINGS)
+    assert len(rest.seen) == SETTINGS.epochs - rounds
+    assert all(torch.equal(value, went_on.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert [path.suffix for path in (folder / "models").glob("net*")] == [".safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"damaged", b""])
+def test_a_damaged_partial_training_is_told(folder: Path, content: bytes) -> None:
+    path = folder / "models" / f"net-{SETTINGS.key()}.partial"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Delete it and it will be trained anew") as caught:
+        baseline("net", Net, lambda: DATA, SETTINGS)
+    assert str(path) in str(caught.value)
+
+
+def test_of_two_that_need_a_model_one_trains(folder: Path) -> None:
+    """The second waits, and takes what the first has made."""
+    begun, trained = threading.Event(), []
+
+    def data() -> Tensors:
+        trained.append(1)
+        begun.set()
+        time.sleep(0.3)
+        return DATA
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(baseline, "net", Net, data, SETTINGS)
+        assert begun.wait(10)
+        second = pool.submit(baseline, "net", Net, no_data, SETTINGS)
+        models = first.result(), second.result()
+    assert trained == [1] and torch.equal(models[0].weight, models[1].weight)  # type: ignore[arg-type]
+    assert [path.suffix for path in (folder / "models").iterdir()] == [".safetensors"]
 
 
 def test_nothing_is_printed_where_stderr_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
