@@ -101,5 +101,5 @@ def paper() -> Paper:
         ("mnist-lenet5", "fashion-lenet5", "digits"),
         recipe,
         DEVIATIONS,
-        ("digits",),
+        ("digits", "mnist-lenet5"),
     )
