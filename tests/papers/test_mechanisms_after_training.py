@@ -208,7 +208,7 @@ def test_a_bit_buys_the_same_in_every_layer(digits_model: nn.Module) -> None:
     large = {name for name in names if digits_model.get_parameter(name).numel() > 1_000}
     assert len(large) == 3
     assert all(0.5 < shares[name] < 2 for name in large), shares
-    assert all(0.2 < share < 10 for share in shares.values()), shares  # few weights, and steps of 16 bits
+    assert all(0.2 < share < 10 for share in shares.values()), shares
 
 
 def test_the_sweep_at_one_price_is_nearer_than_rounding_in_as_many_bytes(digits_model: nn.Module) -> None:

@@ -432,21 +432,24 @@ class Graph:
         That is exact and no faster than floats, where signed ones would saturate.
         """
         if node.op_type == "MatMulInteger":
-            holder, zeros = node, self.add("middle", np.array(128, np.uint8))
-        else:
-            made = self.dequantizer(node.input[1])
-            scales = None if made is None or _grouped(made) else self.constant(made.input[1])
-            if made is None or scales is None or self.quantizer(node.input[0]) is None:
-                return
-            holder, zeros = made, self.add(f"{made.input[1]}.middle", np.full(scales.shape, 128, np.uint8))
-        at = int(holder is node)
-        levels = self.constant(holder.input[at])
-        if levels is None or levels.dtype != np.int8 or np.abs(levels.astype(np.int16)).max(initial=0) <= REDUCED:
+            self._move(node, 1, "middle", ())
             return
-        moved = (levels.astype(np.int16) + 128).astype(np.uint8)
-        holder.input[at] = self.add(f"{holder.input[at]}{UNSIGNED}", moved)
-        del holder.input[at + 2 :]
-        holder.input.append(zeros)
+        made = self.dequantizer(node.input[1])
+        scales = None if made is None or _grouped(made) else self.constant(made.input[1])
+        if made is not None and scales is not None and self.quantizer(node.input[0]) is not None:
+            self._move(made, 0, f"{made.input[1]}.middle", scales.shape)
+
+    def _move(self, node: "onnx.NodeProto", at: int, middle: str, shape: tuple[int, ...]) -> None:
+        """Of levels that an operator takes as input ``at``, and their zeros two behind it, in this shape."""
+        levels = self.constant(node.input[at])
+        if levels is None or levels.dtype != np.int8:
+            return
+        wide = levels.astype(np.int16)
+        if np.abs(wide).max(initial=0) <= REDUCED:
+            return
+        node.input[at] = self.add(f"{node.input[at]}{UNSIGNED}", (wide + 128).astype(np.uint8))
+        del node.input[at + 2 :]
+        node.input.append(self.add(middle, np.full(shape, 128, np.uint8)))
 
     def _replace(self, node: "onnx.NodeProto", by: "list[onnx.NodeProto]") -> None:
         place = list(self.graph.node).index(node)
