@@ -5,14 +5,14 @@ made from the counts of all blocks before it. Sequential estimation costs about 
 whether the counts are sent or learnt (Krichevsky & Trofimov 1981; Rissanen 1984); learning needs no table in the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.coding.geometric import RATIOS, fit, geometric
-from featherweight.coding.rangecoder import RangeDecoder, RangeEncoder, Weights, bits
+from featherweight.coding.rangecoder import UNIT, RangeDecoder, RangeEncoder, Weights
 from featherweight.core.errors import FormatError
 
 FIRST_BLOCK = 8
@@ -27,6 +27,7 @@ HALF_WIDTHS = (1, 2, 4, 8, 16)
 KERNEL_WEIGHT = 16.0
 _MIN_KERNEL_ALPHABET = 16  # below it, kernels are not tried
 _KERNEL_COUNT_WEIGHTS = (1, 3, 4)  # indices that are tried with kernels
+_AT_ONCE = 1 << 12  # symbols whose costs under all priors are worked out together: they stay in the cache
 
 Counts = NDArray[np.int64]
 
@@ -72,8 +73,7 @@ class Prior:
         own: Weights = counts.astype(np.float64) * COUNT_WEIGHTS[self.count_weight]
         alphabet = counts.shape[-1]
         if self.kind == SEEDED:
-            shape = geometric(alphabet, self.centre, self.ratio)
-            weights = own + (np.floor(shape * (SEED_MASS * alphabet / shape.sum())) + 1.0)
+            weights = own + _seed(alphabet, self.centre, self.ratio)
         elif self.kind == FLAT:
             weights = own + 1.0
         else:
@@ -106,33 +106,88 @@ class Prior:
         return Prior(count_weight, kind)
 
 
+def _seed(alphabet: int, centre: int, ratio: int) -> Weights:
+    """The weights of a geometric seed, each at least 1."""
+    shape = geometric(alphabet, centre, ratio)
+    seed: Weights = np.floor(shape * (SEED_MASS * alphabet / shape.sum())) + 1.0
+    return seed
+
+
 def _window_sums(counts: Counts, half_width: int) -> Weights:
     """Sums of the counts of the symbols at most ``half_width`` away, cut off at the alphabet's ends."""
     alphabet = counts.shape[-1]
     below = np.zeros((*counts.shape[:-1], alphabet + 1))
     np.cumsum(counts, axis=-1, out=below[..., 1:])
-    symbols = np.arange(alphabet)
-    sums: Weights = (
-        below[..., np.minimum(symbols + half_width + 1, alphabet)] - below[..., np.maximum(symbols - half_width, 0)]
-    )
+    low, high = _window(alphabet, half_width)
+    sums: Weights = below[..., high] - below[..., low]
     return sums
 
 
-def choose_prior(counts: Counts) -> tuple[float, Prior]:
-    """The prior with the fewest bits, description included, for blocks with these counts."""
+def _window(alphabet: int, half_width: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first of the symbols at most ``half_width`` away, and the one behind the last."""
+    symbols = np.arange(alphabet)
+    return np.maximum(symbols - half_width, 0), np.minimum(symbols + half_width + 1, alphabet)
+
+
+def choose_prior(counts: Counts, shape: tuple[int, int] | None = None) -> tuple[float, Prior]:
+    """The prior with the fewest bits, description included, for blocks with these counts.
+
+    ``shape`` is the :func:`fit` of all counts where it is known.
+    """
+    alphabet = counts.shape[1]
+    centre, ratio = fit(counts.sum(axis=0)) if shape is None else shape
+    every = range(len(COUNT_WEIGHTS))
+    priors = [*map(Prior, every), *(Prior(weight, SEEDED, centre, ratio) for weight in every)]
+    if alphabet >= _MIN_KERNEL_ALPHABET:
+        kernels = [KERNEL + index for index in range(len(HALF_WIDTHS))]
+        priors += [Prior(weight, kernel) for kernel in kernels for weight in _KERNEL_COUNT_WEIGHTS]
+    described = [priors[kind].description_bits(alphabet) for kind in (0, len(every))]
+    costs = _bits_of_each(counts, priors)
+    costs += [described[prior.kind == SEEDED] for prior in priors]
+    best = int(np.argmin(costs))
+    return float(costs[best]), priors[best]
+
+
+def _bits_of_each(counts: Counts, priors: Sequence[Prior]) -> NDArray[np.float64]:
+    """The ideal code length of blocks with these counts under each prior.
+
+    Only symbols that occur in a block are looked at, for all priors at once. Weights are integers, so that they and
+    their sums are those of :meth:`Prior.weights` to the last bit, though they are ``scale * (W n + 1) + rest`` here,
+    where ``rest`` is what priors of one kind share.
+    """
     alphabet = counts.shape[1]
     before = np.cumsum(counts, axis=0) - counts
-    total = counts.sum(axis=0)
-    centre, ratio = fit(total) if total.any() else (0, 0)
-    priors = [Prior(weight) for weight in range(len(COUNT_WEIGHTS))]
-    priors += [Prior(weight, SEEDED, centre, ratio) for weight in range(len(COUNT_WEIGHTS))]
-    if alphabet >= _MIN_KERNEL_ALPHABET:
-        priors += [
-            Prior(weight, KERNEL + index) for index in range(len(HALF_WIDTHS)) for weight in _KERNEL_COUNT_WEIGHTS
-        ]
-    costs = [bits(counts, prior.weights(before)) + prior.description_bits(alphabet) for prior in priors]
-    best = int(np.argmin(costs))
-    return costs[best], priors[best]
+    block, symbol = np.nonzero(counts)
+    number, own = counts[block, symbol].astype(np.float64), before[block, symbol].astype(np.float64)
+    passed = before.sum(axis=1, dtype=np.float64)
+
+    kinds = {prior.kind: prior for prior in priors}
+    row = np.array([list(kinds).index(prior.kind) for prior in priors])
+    scales, rests, sums = np.ones(len(kinds)), np.zeros((len(kinds), own.size)), np.zeros((len(kinds), len(counts)))
+    for k, prior in enumerate(kinds.values()):
+        if prior.kind == SEEDED:
+            seed = _seed(alphabet, prior.centre, prior.ratio) - 1.0
+            rests[k], sums[k] = seed[symbol], seed.sum()
+    kernels = [k for k, kind in enumerate(kinds) if kind >= KERNEL]
+    if kernels:
+        half = np.array([HALF_WIDTHS[kind - KERNEL] for kind in kinds if kind >= KERNEL])[:, None]
+        below = np.zeros((len(counts), alphabet + 1))
+        np.cumsum(before, axis=1, out=below[:, 1:])
+        low, high = _window(alphabet, half)
+        scales[kernels] = 2.0 * half[:, 0] + 1.0
+        rests[kernels] = KERNEL_WEIGHT * (below[block, high[:, symbol]] - below[block, low[:, symbol]])
+        # A count lies in as many windows as its own window is wide. No matrix product: it would wake a BLAS's threads.
+        sums[kernels] = KERNEL_WEIGHT * np.einsum("ba,ka->kb", before.astype(np.float64), (high - low).astype(float))
+
+    weight = np.array([float(COUNT_WEIGHTS[prior.count_weight]) for prior in priors])[:, None]
+    scale = scales[row, None]
+    shares = (1 - alphabet / UNIT) / (scale * (weight * passed + alphabet) + sums[row])
+    found = np.zeros(len(priors))
+    for start in range(0, own.size, _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        weights = scale * (weight * own[part] + 1.0) + rests[row, part]
+        found -= np.einsum("pm,m->p", np.log2(weights * shares[:, block[part]] + 1 / UNIT), number[part])
+    return found
 
 
 def encode_blocks(coder: RangeEncoder, values: NDArray[np.unsignedinteger], alphabet: int, prior: Prior) -> None:

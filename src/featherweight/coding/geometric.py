@@ -53,10 +53,10 @@ def _fit_ratio(counts: NDArray[np.int64], alphabet: int, centre: int) -> tuple[f
     closeness = 1 / (distance + 0.5) if distance > 0.5 else 1.0
     exponent = min(15, max(0, int(np.floor(-np.log2(closeness)))))
     ratio = min(RATIOS - 1, max(0, _MANTISSA * exponent + 8 - int(round(closeness * 2**exponent * _MANTISSA))))
-    cost = bits(counts, geometric(alphabet, centre, ratio))
+    cost = float(bits(counts, geometric(alphabet, centre, ratio)))
     for step in (-1, 1):
         while 0 <= ratio + step < RATIOS:
-            next_cost = bits(counts, geometric(alphabet, centre, ratio + step))
+            next_cost = float(bits(counts, geometric(alphabet, centre, ratio + step)))
             if next_cost >= cost:
                 break
             ratio, cost = ratio + step, next_cost

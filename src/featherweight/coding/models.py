@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featherweight.coding import classes, columns, table
 from featherweight.coding.adaptive import LAST_BLOCK, Prior, choose_prior, decode_blocks, encode_blocks
-from featherweight.coding.geometric import RATIOS, fit, geometric
+from featherweight.coding.geometric import RATIOS, geometric
 from featherweight.coding.rangecoder import RangeDecoder, RangeEncoder, Weights, bits
 from featherweight.coding.stream import Stream, Values
 from featherweight.core.errors import FormatError
@@ -75,7 +75,7 @@ class Parametric:
     """A two-sided geometric distribution: see :mod:`featherweight.coding.geometric`."""
 
     def plan(self, stream: Stream) -> Plan:
-        centre, ratio = fit(stream.counts)
+        centre, ratio = stream.shape_of_counts
         weights = geometric(stream.alphabet, centre, ratio)
 
         def encode(coder: RangeEncoder) -> None:
@@ -83,7 +83,7 @@ class Parametric:
             coder.number(ratio, RATIOS)
             _encode_fixed(coder, stream.values, weights, np.arange(stream.alphabet))
 
-        return Plan(bits(stream.counts, weights) + float(np.log2(stream.alphabet * RATIOS)), encode)
+        return Plan(float(bits(stream.counts, weights) + np.log2(stream.alphabet * RATIOS)), encode)
 
     def decode(self, coder: RangeDecoder, stream: Stream) -> None:
         centre = coder.number(stream.alphabet)
@@ -96,7 +96,7 @@ class Adaptive:
     """Counts re-estimated block by block: see :mod:`featherweight.coding.adaptive`."""
 
     def plan(self, stream: Stream) -> Plan:
-        cost, prior = choose_prior(stream.blocks)
+        cost, prior = choose_prior(stream.blocks, stream.shape_of_counts)
 
         def encode(coder: RangeEncoder) -> None:
             prior.encode(coder, stream.alphabet)

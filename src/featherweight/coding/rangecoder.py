@@ -28,14 +28,15 @@ _model = constriction.stream.model
 _WORD = 4  # bytes
 
 
-def bits(counts: NDArray[Any], weights: Weights) -> float:
+def bits(counts: NDArray[Any], weights: Weights) -> NDArray[np.float64]:
     """The ideal code length of symbols with these counts, in bits: -sum of count * log2(probability).
 
-    Both arguments may have a leading axis: one row a block, each with its own weights.
+    Over the last axis: rows of weights give a length each.
     """
     total = weights.sum(axis=-1, keepdims=True)
     leak = weights.shape[-1] / UNIT
-    return -float((counts * np.log2(weights * ((1 - leak) / total) + 1 / UNIT)).sum())
+    found: NDArray[np.float64] = -(counts * np.log2(weights * ((1 - leak) / total) + 1 / UNIT)).sum(axis=-1)
+    return found
 
 
 class RangeEncoder:

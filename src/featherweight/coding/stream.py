@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.coding.adaptive import Counts, block_counts
+from featherweight.coding.geometric import fit
 
 Values = NDArray[np.unsignedinteger[Any]]
 
@@ -33,6 +34,11 @@ class Stream:
         """Counts of the symbols over the whole stream."""
         total: Counts = self.blocks.sum(axis=0)
         return total
+
+    @cached_property
+    def shape_of_counts(self) -> tuple[int, int]:
+        """Centre and ratio of the two-sided geometric distribution that is nearest to the counts."""
+        return fit(self.counts)
 
     def view(self, number: int) -> Values | None:
         """The array as lines: shape (lines, a, b), writable in place; None where the array has no such view.

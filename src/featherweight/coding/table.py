@@ -31,17 +31,17 @@ class Table:
 
 def plan(counts: Counts) -> Table:
     """The table with the fewest bits, which are exact."""
-    exponents = np.array([int(count).bit_length() for count in counts], dtype=np.uint8)
+    exponents = np.frexp(counts)[1].astype(np.uint8)
     table_bits, prior = choose_prior(block_counts(exponents, EXPONENTS))
     used = counts[exponents > 0]
     used_exponents = exponents[exponents > 0]
-    tables = []
-    for precision in range(PRECISIONS):
-        mantissas = (((used << precision) >> (used_exponents.astype(np.int64) - 1)) - (1 << precision)).astype(np.int32)
-        weights = _weights(used_exponents, mantissas, precision)
-        total = bits(used, weights) + table_bits + used.size * precision + float(np.log2(PRECISIONS))
-        tables.append(Table(precision, exponents, prior, mantissas, weights, total))
-    return min(tables, key=lambda table: (table.bits, table.precision))
+    precisions = np.arange(PRECISIONS)
+    rounded = (used << precisions[:, None]) >> (used_exponents.astype(np.int64) - 1)
+    mantissas = (rounded - (1 << precisions)[:, None]).astype(np.int32)
+    weights = np.ldexp(rounded.astype(np.float64), used_exponents.astype(np.int32) - 1)
+    totals = bits(used, weights) + table_bits + used.size * precisions + float(np.log2(PRECISIONS))
+    best = int(np.argmin(totals))
+    return Table(best, exponents, prior, mantissas[best], weights[best], float(totals[best]))
 
 
 def _weights(exponents: NDArray[np.uint8], mantissas: NDArray[np.int32], precision: int) -> Weights:
