@@ -1,7 +1,11 @@
 """What several rooms' tests share."""
 
+import copy
 import os
+import sys
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +14,23 @@ from torch import nn
 from featherweight.tasks import find
 
 torch.set_num_threads(1)  # the tensors are tiny, and several processes may share the cores
+
+
+def pytest_runtest_setup() -> None:
+    """PyTorch's exporter reads the sources of all operators of ONNX again in each export, half its time: here once."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    registry = getattr(module, "ONNXRegistry", None)
+    if registry is None or hasattr(registry, "read_once"):
+        return
+    read = cache(registry.from_torchlib)
+
+    def from_torchlib(*arguments: Any, **settings: Any) -> Any:
+        found = read(*arguments, **settings)
+        copied = copy.copy(found)
+        copied.functions = {name: [*functions] for name, functions in found.functions.items()}
+        return copied
+
+    registry.from_torchlib, registry.read_once = staticmethod(from_torchlib), True
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +47,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_model(data_folder: Path) -> nn.Module:
-    """The trained network of the ``digits`` task, trained once a data folder. Do not change it."""
+    """The trained network of the ``digits`` task. Do not change it."""
     return find("digits").model()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from .victim import FILES, loads, resealed, survives, unpacks
 
-COUNT = 3_000
+COUNT = 1_000
 """Mutations of each file; half of them have their checksum repaired."""
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -205,10 +206,12 @@ def normed(function: Callable[[], Function] | None = None, shared: bool = False,
     return student
 
 
-@pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("number", [None, 3])
-@pytest.mark.parametrize("name", FUNCTIONS)
+SETTINGS = [*product((None, 3), (False, True), (False, True))]
+OPPOSITE = [(name, *SETTINGS[k]) for i, name in enumerate(FUNCTIONS) for k in (i % 8, 7 - i % 8)]
+"""Every function with each setting both ways."""
+
+
+@pytest.mark.parametrize("name, number, shared, fold", OPPOSITE)
 def test_taps_and_folds_are_loaded_as_they_were(name: str, number: int | None, shared: bool, fold: bool) -> None:
     student = normed(FUNCTIONS[name], shared, fold)
     data = file.encode(student, number=number)

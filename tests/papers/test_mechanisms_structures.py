@@ -64,7 +64,7 @@ def test_columns_that_are_drawn_to_zero_can_be_damaged(digits_model: nn.Module) 
         for model in (drawn.base, digits_model)
     ]
     assert loss(damaged[0]) < 0.7 * loss(damaged[1])
-    student = carried_out(digits_model, recipe)
+    student = carried_out(drawn.base, replace(recipe, stages=(damage,)))
     for name in CONVOLUTIONS:
         code = student.codes[name]
         assert isinstance(code, BoxSparseCode) and code.box == Box((0, 1, 1, 1))

@@ -10,7 +10,8 @@ import torch
 
 from featherweight.core.errors import SelectionError
 from featherweight.core.task import Task, measure, scores
-from featherweight.tasks import BUILT_IN, Tensors, by_number, cifar, find, mnist
+from featherweight.tasks import BUILT_IN, Tensors, by_number, cifar, digits, find, mnist
+from featherweight.tasks.training import SHIPPED
 
 REAL = Path(os.environ.get("FEATHERWEIGHT_DATA", ""))
 MNIST_TASKS = ["mnist-lenet300", "mnist-lenet5", "fashion-lenet5"]
@@ -141,6 +142,16 @@ def test_the_trained_baselines_of_mnist(name: str, error: float) -> None:
     if not list((REAL / "models").glob(f"{name}-{SETTINGS[name].key()}.safetensors")):
         pytest.skip(f"the baseline of {name} is not in FEATHERWEIGHT_DATA/models; training it takes minutes")
     assert 100 - measure(task.model(), part(task, "evaluation"), task.quality) <= error
+
+
+def test_the_baselines_on_digits_come_with_the_package() -> None:
+    """Those of the settings that are there now: after other settings, run ``scripts/baselines``."""
+    names = {"digits": digits.SETTINGS, "digits-lstm": digits.LSTM}
+    wanted = {f"{name}-{settings.key()}.safetensors" for name, settings in names.items()}
+    assert {path.name for path in SHIPPED.iterdir()} == wanted
+    for name in names:
+        task = find(name)
+        assert measure(task.model(), part(task, "evaluation"), task.quality) >= 98
 
 
 @pytest.mark.parametrize(("depth", "images", "least", "most"), [(20, 10_000, 9_173, 9_173), (56, 2_000, 1_840, 1_900)])

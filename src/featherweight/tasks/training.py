@@ -28,6 +28,9 @@ from featherweight.tasks.download import write_atomically
 LOOP = 1
 """Raised when :func:`train_baseline` changes, so that models of the old loop are not taken for those of the new one."""
 
+SHIPPED = Path(__file__).parent / "weights"
+"""Baselines that come with the package, which ``scripts/baselines`` trains."""
+
 KEPT = 60.0
 """Seconds after which a training is kept, so that it can go on."""
 
@@ -85,13 +88,16 @@ def baseline(
     settings: Baseline,
     loss: Loss = cross_entropy,
 ) -> nn.Module:
-    """The trained network of task ``name``, from ``models/<name>-<key>.safetensors`` or trained now and kept there.
+    """The trained network of task ``name``: one that comes with the package, else from the data folder's
+    ``models/<name>-<key>.safetensors``, or trained now and kept there.
 
     Trained on the CPU whatever the default device is, so that there is one baseline; delivered on the default device
     and in evaluation mode. The random state of the caller stays as it is. Of several processes one trains and the
     others wait; a training that was killed goes on from its last minute.
     """
-    path = data_folder() / "models" / f"{name}-{settings.key()}.safetensors"
+    file = f"{name}-{settings.key()}.safetensors"
+    shipped = SHIPPED / file
+    path = shipped if shipped.exists() else data_folder() / "models" / file
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         # Not torch.manual_seed, which would seed the generators of all devices too.
         torch.default_generator.manual_seed(settings.seed)
