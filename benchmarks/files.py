@@ -21,17 +21,12 @@ EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"
 
 def row(path: Path) -> tuple[str, ...]:
     data = path.read_bytes()
-    number = next(n for n in (1, 2, 3, 4, 5) if _is_of(data, n))
-    codes = file.decode(data, by_number(number).architecture()).codes.values()
+    task = by_number(data[5])  # built-in tasks' files name theirs behind envelope and kind
+    codes = file.decode(data, task.architecture()).codes.values()
     streams = sum(sum(file.stream_bits(code).values()) for code in codes) / 8
     bound = sum(map(order_zero_bits, codes)) / 8
     over = f"{100 * (streams / bound - 1):+.2f} %"
     return path.stem, f"{len(data):,}", f"{streams:,.0f}", f"{bound:,.0f}", over, f"{len(data) - streams:.0f}"
-
-
-def _is_of(data: bytes, number: int) -> bool:
-    """Whether a built-in task's file names this task: the byte behind envelope and kind."""
-    return data[5] == number
 
 
 def main() -> None:

@@ -72,7 +72,7 @@ def test_surgery_splices_weights_back(digits_model: nn.Module) -> None:
 
 
 def test_drop_in_returns_some_and_the_end_is_certain(digits_model: nn.Module) -> None:
-    recipe, record = recorded(drop_pruning.recipe("digits"), "conv3.weight")
+    recipe, record = recorded(drop_pruning.recipe("digits", epochs=24), "conv3.weight")
     student, _ = run(digits_model, DIGITS, recipe)
     supports = torch.stack(record.supports)
     returned = ~supports[:-1] & supports[1:]

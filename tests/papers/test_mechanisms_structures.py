@@ -50,7 +50,7 @@ def alive(weight: Tensor, dimension: int) -> Tensor:
 
 
 def test_columns_that_are_drawn_to_zero_can_be_damaged(digits_model: nn.Module) -> None:
-    recipe = group_brain_damage.recipe("digits", epochs=(30, 20))
+    recipe = group_brain_damage.recipe("digits", epochs=(20, 10))
     draw, damage = recipe.stages
     drawn = carried_out(digits_model, replace(recipe, stages=(draw,)))
     for name in CONVOLUTIONS[1:]:
@@ -79,7 +79,7 @@ def _of(model: nn.Module, name: str) -> Tensor:
 
 
 def test_filters_die_with_the_channels_that_they_feed(digits_model: nn.Module) -> None:
-    recipe = structured_sparsity_learning.recipe("digits", epochs=(40, 15))
+    recipe = structured_sparsity_learning.recipe("digits", epochs=(30, 8))
     student = carried_out(digits_model, recipe)
     second, third = (student.parameter(name) for name in CONVOLUTIONS[1:])
     filters, channels = alive(second, 0), alive(third, 1)
@@ -99,7 +99,7 @@ def test_filter_shapes_are_columns(digits_model: nn.Module) -> None:
 @pytest.mark.parametrize("parallelism", Parallelism)
 def test_what_is_pruned_follows_the_hardware(parallelism: Parallelism, digits_model: nn.Module) -> None:
     """Groups of SIMD width, nodes, or one of them a kind of layer; the classes' nodes all stay."""
-    recipe = scalpel.recipe("digits", parallelism=parallelism, width=4, epochs=(20, 2))
+    recipe = scalpel.recipe("digits", parallelism=parallelism, width=4, epochs=(10, 2))
     structures = {
         name: scheme.structure
         for name, scheme in plan(digits_model, recipe).stages[-1].sites.items()
