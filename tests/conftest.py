@@ -16,6 +16,15 @@ from featherweight.tasks import find
 torch.set_num_threads(1)  # the tensors are tiny, and several processes may share the cores
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that train networks, or go through many settings of the same thing, run where all are asked for."""
+    if os.environ.get("FEATHERWEIGHT_TESTS") == "all":
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes long; FEATHERWEIGHT_TESTS=all runs it"))
+
+
 def pytest_runtest_setup() -> None:
     """PyTorch's exporter reads the sources of all operators of ONNX again in each export, half its time: here once."""
     module = sys.modules.get("torch.onnx._internal.exporter._registration")

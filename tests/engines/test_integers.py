@@ -43,6 +43,7 @@ from .nets import NETS
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 READERS = ("onnxruntime", "openvino")
+ATTENDING = pytest.param("attending", marks=pytest.mark.long)
 INT8 = Uniform(8, granularity=PerChannel(), fit=Fit.SEARCH)
 FLOATS = 1e-4
 
@@ -174,7 +175,7 @@ class Graph:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("name", ["digits", "residual", "attending"])
+@pytest.mark.parametrize("name", ["digits", "residual", ATTENDING])
 def test_activations_are_unsigned_weights_are_signed_and_nothing_else_is_quantized(
     name: str, symmetric: bool, tmp_path: Path
 ) -> None:
@@ -195,7 +196,7 @@ def test_activations_are_unsigned_weights_are_signed_and_nothing_else_is_quantiz
             assert not real.issuperset(node.input), "a product of two activations is quantized"
 
 
-@pytest.mark.parametrize("name", ["digits", "residual", "attending"])
+@pytest.mark.parametrize("name", ["digits", "residual", ATTENDING])
 @pytest.mark.parametrize("engine", READERS)
 def test_exact_files_move_what_would_saturate_and_no_more(engine: str, name: str, tmp_path: Path) -> None:
     """Sums of two products of bytes fit 16 bits where weights are within 64: those of 7 bits stay as they are."""
@@ -320,7 +321,7 @@ def test_other_codes_are_decoded_and_told(digits_model: nn.Module, tmp_path: Pat
         assert parity([simulated(student, x)], [found]).largest < FLOATS
 
 
-@pytest.mark.parametrize("name", ["digits", "residual", "attending", "recurrent"])
+@pytest.mark.parametrize("name", ["digits", "residual", ATTENDING, "recurrent"])
 def test_ranges_that_are_found_at_run_time(name: str, tmp_path: Path) -> None:
     """Same levels, same sums: engines are as near as they are with floats, where no rounding is on the edge."""
     net = NETS[name]

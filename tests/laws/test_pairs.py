@@ -1,8 +1,10 @@
-"""Law 6: any two families, in either order, one after the other or one inside the other, save, load and run."""
+"""Law 6: any two families, in either order, one after the other or one inside the other, save, load, run and export."""
 
 import copy
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import cycle, permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +20,12 @@ from featherweight.core.errors import NoEffectError, SchemeError, SelectionError
 from featherweight.core.stage import Learn, Recipe, Stage, Training, everywhere
 from featherweight.core.tap import TapSite
 from featherweight.core.task import Example, Task
+from featherweight.engines import ENGINES
+from featherweight.engines.engine import Settings
+from featherweight.engines.integers import deployed
+from featherweight.engines.parity import parity
 from featherweight.graph.fold import FoldNorms
-from featherweight.run import run
+from featherweight.run import Coverage, run
 from featherweight.schemes.floats import Float, Width
 from featherweight.schemes.lowrank import LowRank, Rank
 from featherweight.schemes.sparse import Fraction, Sparse
@@ -76,22 +82,23 @@ def check(student: Compressed) -> None:
     assert file.encode(loaded) == data
 
 
-PAIRS = list(permutations(FAMILIES, 2))
-LEARNED = [(*pair, mode) for pair, mode in zip(PAIRS, cycle(Learn), strict=False)]
+LEARNED = [(*pair, mode) for pair, mode in zip(permutations(FAMILIES, 2), cycle(Learn), strict=False)]
 """Every pair with one of the ways to learn."""
 
 
-@pytest.mark.parametrize("first, second, learn", [*((*pair, None) for pair in PAIRS), *LEARNED])
-def test_one_after_the_other(first: str, second: str, learn: Learn | None) -> None:
+@pytest.mark.parametrize("first, second, learn", LEARNED)
+def test_one_after_the_other(first: str, second: str, learn: Learn) -> None:
     stages = tuple(
-        everywhere(name, TABLE[name].scheme, learn=learn or Learn.DIRECT, training=Training(1, 1e-2) if learn else None)
-        for name in (first, second)
+        everywhere(name, TABLE[name].scheme, learn=learn, training=Training(1, 1e-2)) for name in (first, second)
     )
     student, coverage = run(net(), task(), Recipe(f"{first}, {second}", stages))
     assert [stage.touched.keys() for stage in coverage] == [{"conv.weight", "head.weight"}] * 2
-    kinds = {type(code) for code in student.codes.values()}
-    assert kinds == {type(TABLE[second].scheme.project(WEIGHTS["normal"]))}
+    assert {type(code) for code in student.codes.values()} == {kind(second)}
     check(student)
+
+
+def kind(name: str) -> type:
+    return type(TABLE[name].scheme.project(WEIGHTS["normal"]))
 
 
 @pytest.mark.parametrize("outer", [Sparse(Fraction(0.5)), LowRank(Rank(2))], ids=["sparse", "low rank"])
@@ -112,6 +119,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "folded norms": {"edit": FoldNorms(required=True)},
 }
 """What is no code: activations that are sent through functions, and edits."""
+METHODS = (*FAMILIES, "int8 a channel", *CHANGES)
+"""And a code that follows a fold."""
+TRAINED = dict(zip(permutations(METHODS, 2), cycle(((False, False), (True, True), (False, True))), strict=False))
+"""Every ordered pair, and which of the two learn."""
 
 
 def staged(name: str, learn: bool) -> Stage:
@@ -121,29 +132,72 @@ def staged(name: str, learn: bool) -> Stage:
     return everywhere(name, TABLE[name].scheme, training=training)
 
 
-BOTH = [pair for pair in permutations((*FAMILIES, "int8 a channel", *CHANGES), 2) if not set(pair) <= {*FAMILIES}]
-"""Every pair with a change of structure or of activations, or with a code that follows a fold."""
+@dataclass(frozen=True)
+class Made:
+    first: str
+    second: str
+    student: Compressed
+    coverage: Sequence[Coverage]
 
 
-@pytest.mark.parametrize(
-    "first, second, learn", [(*p, n) for p, n in zip(BOTH, cycle((False, True, True)), strict=False)]
-)
-def test_changes_before_and_after(first: str, second: str, learn: bool) -> None:
+@pytest.fixture(scope="module", params=METHODS)
+def pairs(request: pytest.FixtureRequest) -> list[Made]:
+    """A method, and each of the others after it."""
+    made = []
+    for (first, second), learn in TRAINED.items():
+        if first == request.param:
+            stages = (staged(first, learn[0]), staged(second, learn[1]))
+            made.append(Made(first, second, *run(net(), task(), Recipe(f"{first}, {second}", stages))))
+    return made
+
+
+def test_changes_before_and_after(pairs: list[Made]) -> None:
     """A code that cannot follow an edit is dropped; all else is there at the end."""
-    stages = (staged(first, learn), staged(second, learn))
-    student, coverage = run(net(), task(), Recipe(f"{first}, {second}", stages))
-    assert all(bool(done.changes) is (done.stage in CHANGES) for done in coverage)
-    folded, tapped = "folded norms" in (first, second), bool({first, second} & CHANGES.keys() - {"folded norms"})
-    assert isinstance(student.base.norm, nn.Identity) is folded and bool(student.sites) is tapped
-    coded = {"conv.weight", "head.weight"} if {first, second} - CHANGES.keys() else set()
-    if second == "folded norms" and first != "int8 a channel":
-        coded -= {"conv.weight"}
-    assert set(student.codes) == coded
-    if tapped:
-        plain = copy.deepcopy(student)
-        plain.tap([TapSite(place, Same()) for place in student.sites])
-        assert not same(plain(INPUTS), student(INPUTS))
-    check(student)
+    assert len(pairs) == len(METHODS) - 1
+    for made in pairs:
+        both, student = (made.first, made.second), made.student
+        assert all(bool(done.changes) is (done.stage in CHANGES) for done in made.coverage), both
+        folded, tapped = "folded norms" in both, bool({*both} & CHANGES.keys() - {"folded norms"})
+        assert isinstance(student.base.norm, nn.Identity) is folded and bool(student.sites) is tapped, both
+        coded = {"conv.weight", "head.weight"} if {*both} - CHANGES.keys() else set()
+        if made.second == "folded norms" and made.first != "int8 a channel":
+            coded -= {"conv.weight"}
+        assert set(student.codes) == coded, both
+        last = next((name for name in reversed(both) if name not in CHANGES), None)
+        assert {type(code) for code in student.codes.values()} <= ({kind(last)} if last else set()), both
+        if tapped:
+            plain = copy.deepcopy(student)
+            plain.tap([TapSite(place, Same()) for place in student.sites])
+            assert not same(plain(INPUTS), student(INPUTS)), both
+        check(student)
+
+
+class Together(nn.Module):
+    """Several networks on the same input."""
+
+    def __init__(self, models: list[nn.Module]) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(model(images) for model in self.models)
+
+
+def test_every_pair_runs_on_an_engine_as_it_does_here(pairs: list[Made], tmp_path: Path) -> None:
+    """As one file with an output each: a file costs more than a network in it."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    engine, path = ENGINES["onnxruntime"], tmp_path / "pairs.onnx"
+    engine.export(Together([deployed(made.student) for made in pairs]), Example((INPUTS[:1],)), path)
+    outputs = engine.open(path, Settings()).run([INPUTS.numpy()])
+    for made, output in zip(pairs, outputs, strict=True):
+        with torch.no_grad():
+            expected = made.student(INPUTS).numpy()
+        found = parity([[expected]], [[output]])
+        if made.student.sites:  # an engine may round a sum to the other of two levels
+            assert found.snr > 25, (made.second, found)
+        else:
+            assert found.largest < 1e-5, (made.second, found)
 
 
 class Same(Sign):

@@ -72,6 +72,7 @@ def test_codes_of_dense_layers_side_by_side(digits_model: nn.Module) -> None:
     assert errors["scalars"] < 0.3 < errors["segments"]
 
 
+@pytest.mark.long
 def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: nn.Module) -> None:
     """Wu et al. 2016: weights are farther than by k-means, outputs nearer; nearer still with error correction."""
     scheme = Product(4, 6)
@@ -88,6 +89,7 @@ def test_layers_are_fitted_to_outputs_and_make_up_for_each_other(digits_model: n
     assert measure(student, DIGITS.selection(), DIGITS.quality) > 97  # type: ignore[misc]
 
 
+@pytest.mark.long
 def test_rounding_that_is_learned_keeps_outputs_nearer(digits_model: nn.Module) -> None:
     """Nagel et al. 2020: weights are farther than by rounding to nearest, at most a step each, outputs much nearer."""
     learned = adaround.recipe("digits", bits=3).stages[0]
@@ -107,6 +109,7 @@ def test_rounding_that_is_learned_keeps_outputs_nearer(digits_model: nn.Module) 
     assert measure(student, DIGITS.selection(), DIGITS.quality) > 98  # type: ignore[misc]
 
 
+@pytest.mark.long
 def test_rounding_behind_quantized_activations_that_are_dropped_at_random(digits_model: nn.Module) -> None:
     """Li et al. 2021 and Wei et al. 2022, 2 bits: learned by blocks, outputs are nearer; with activations too."""
     for made in (brecq.recipe("digits"), qdrop.recipe("digits", bits=2)):
@@ -132,6 +135,7 @@ def test_damage_by_curvature_raises_the_loss_less_than_by_magnitude(digits_model
     assert rises[2] < 0.5 * rises[0]
 
 
+@pytest.mark.long
 def test_damage_in_rounds_with_training_keeps_the_network(digits_model: nn.Module) -> None:
     recipe = optimal_brain_damage.recipe("digits", share=0.9, rounds=4)
     short = replace(recipe, stages=(replace(recipe.stages[0], training=Training(16, 1e-3)),))
@@ -145,6 +149,7 @@ def loss(model: nn.Module) -> float:
         return sum(float(DIGITS.loss(model(batch[0]), batch)) for batch in DIGITS.calibration_data())
 
 
+@pytest.mark.long
 def test_weighing_errors_by_the_outputs_keeps_them_nearer(digits_model: nn.Module) -> None:
     """Gao et al. 2018: codebooks of as many values, and supports of as many entries."""
     for scheme in (Codebook(4, Optimal()), rate_distortion_compression.PRUNED):
@@ -221,6 +226,7 @@ def test_the_sweep_at_one_price_is_nearer_than_rounding_in_as_many_bytes(digits_
     assert nearness(ours, original, task) > nearness(theirs, original, task)
 
 
+@pytest.mark.long
 def test_scales_and_biases_are_tuned_on_calibration_data_without_labels(digits_model: nn.Module) -> None:
     task = replace(DIGITS, model=lambda: digits_model, train=None, loss=None)
     original = Compressed(digits_model).eval()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -56,6 +57,7 @@ def held_out_loss(model: nn.Module) -> float:
     return float(sum(loss * count for loss, count in losses)) / sum(count for _, count in losses)
 
 
+@pytest.mark.long
 def test_surgery_splices_weights_back(digits_model: nn.Module) -> None:
     recipe, record = recorded(dynamic_network_surgery.recipe("digits", epochs=(12, 4)), "conv3.weight")
     student, _ = run(digits_model, DIGITS, recipe)
@@ -71,6 +73,7 @@ def test_surgery_splices_weights_back(digits_model: nn.Module) -> None:
     assert quality(student) > 97
 
 
+@pytest.mark.long
 def test_drop_in_returns_some_and_the_end_is_certain(digits_model: nn.Module) -> None:
     recipe, record = recorded(drop_pruning.recipe("digits", epochs=24), "conv3.weight")
     student, _ = run(digits_model, DIGITS, recipe)
@@ -86,6 +89,7 @@ def test_drop_in_returns_some_and_the_end_is_certain(digits_model: nn.Module) ->
     assert quality(student) > 97
 
 
+@pytest.mark.long
 def test_dsd_ends_dense_and_better(digits_model: nn.Module) -> None:
     recipe, record = recorded(dsd.recipe("digits", epochs=(10, 6)), "conv3.weight")
     student, _ = run(digits_model, DIGITS, recipe)
@@ -98,6 +102,7 @@ def test_dsd_ends_dense_and_better(digits_model: nn.Module) -> None:
     assert quality(student) >= quality(digits_model)
 
 
+@pytest.mark.long
 def test_deeptwist_leaves_weights_free_between_distortions(digits_model: nn.Module) -> None:
     for distortion, least in ((Sparse(Fraction(0.8)), 97.0), (Uniform(3), 96.0), (LowRank(Rank(12)), 97.0)):
         recipe, record = recorded(deeptwist.recipe("digits", distortion=distortion, epochs=6), "conv3.weight")
@@ -111,6 +116,7 @@ def test_deeptwist_leaves_weights_free_between_distortions(digits_model: nn.Modu
         assert quality(student) > least
 
 
+@pytest.mark.long
 def test_layers_are_sparsified_from_the_last_to_the_first(digits_model: nn.Module) -> None:
     recipe = sun_sparse_face.recipe("digits", epochs=6)
     student, coverage = run(digits_model, DIGITS, recipe)

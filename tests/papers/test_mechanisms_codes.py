@@ -131,6 +131,7 @@ def test_a_layer_of_powers_of_two_is_shifts_and_sums(digits_model: nn.Module) ->
         assert float(results[0, row]) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.long
 def test_gradients_are_rounded_while_learning_alone(digits_model: nn.Module) -> None:
     recipe = log_quantization.recipe("digits", epochs=2)
     student = carried_out(digits_model, recipe)
@@ -163,6 +164,7 @@ def test_two_shifts_a_weight_need_no_training(digits_model: nn.Module) -> None:
     assert nearness(one, digits_model, DIGITS) < 90 < 95 < nearness(two, digits_model, DIGITS)
 
 
+@pytest.mark.long
 def test_nothing_is_multiplied_and_the_teacher_brings_its_outputs_nearer(digits_model: nn.Module) -> None:
     recipe = mf_dfp.recipe("digits", epochs=(3, 4))
     alone = replace(recipe, stages=tuple(replace(stage, objective=None) for stage in recipe.stages))
@@ -194,6 +196,7 @@ def counting(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
     return Counting(parameters, lr)
 
 
+@pytest.mark.long
 def test_training_from_nothing_with_gradients_of_eight_bits() -> None:
     """It ends as near as training with 32 bits does."""
 

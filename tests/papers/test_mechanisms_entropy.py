@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +36,7 @@ def entropy(indices: Tensor) -> float:
     return float(-(shares * shares.log2()).sum())
 
 
+@pytest.mark.long
 def test_all_layers_share_one_codebook_that_learns(digits_model: nn.Module) -> None:
     recipe = hessian_weighted_ecsq.recipe("digits", bits=2.0, epochs=(4, 2))
     student, _ = run(digits_model, DIGITS, recipe)
@@ -62,6 +64,7 @@ def loss(model: nn.Module) -> float:
         return sum(float(DIGITS.loss(model(batch[0]), batch)) for batch in DIGITS.calibration_data())
 
 
+@pytest.mark.long
 def test_the_curvature_makes_layers_of_any_scale_alike(digits_model: nn.Module) -> None:
     """A network of the same outputs, one layer ten times as large and the next a tenth: the paper's reason for it."""
     scaled = copy.deepcopy(digits_model)
@@ -79,6 +82,7 @@ def linear(model: nn.Module, cells: Cells, metric: MetricRule) -> Compressed:
     return run(model, DIGITS, Recipe("linear", (stage,)))[0]
 
 
+@pytest.mark.long
 def test_iterated_cells_are_nearer_than_bins_of_the_same_bits(digits_model: nn.Module) -> None:
     metrics = Curvature().measure(Compressed(digits_model), ["fc1.weight", "fc2.weight"], DIGITS)
     errors = []
@@ -89,6 +93,7 @@ def test_iterated_cells_are_nearer_than_bins_of_the_same_bits(digits_model: nn.M
     assert errors[0] < 0.8 * errors[1]
 
 
+@pytest.mark.long
 def test_levels_of_least_variance_learn_with_the_weights(digits_model: nn.Module) -> None:
     recipe = zipml.recipe("digits", levels=5)
     short = replace(recipe, stages=(replace(recipe.stages[0], training=replace(recipe.stages[0].training, epochs=10)),))
@@ -100,6 +105,7 @@ def test_levels_of_least_variance_learn_with_the_weights(digits_model: nn.Module
         assert not torch.equal(first.centroids.decode(), code.centroids.decode())
 
 
+@pytest.mark.long
 def test_rounding_to_these_levels_varies_the_outputs_less_than_a_uniform_grid(digits_model: nn.Module) -> None:
     """Both are right in the mean; at eight levels the mean squared change of the logits tells them apart."""
     inputs = next(iter(DIGITS.calibration_data()))[0][:64]

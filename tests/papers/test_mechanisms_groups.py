@@ -31,6 +31,7 @@ def read(w: Tensor, groups: int) -> Tensor:
     return w.detach().reshape(groups, len(w) // groups, w.shape[1], -1).ne(0).any(3).any(1)
 
 
+@pytest.mark.long
 def test_each_group_ends_with_its_share_of_the_inputs(digits_model: nn.Module) -> None:
     recipe = condensenet.recipe("digits", epochs=4)
     condensed = carried_out(digits_model, replace(recipe, stages=recipe.stages[:1]))
@@ -62,6 +63,7 @@ def test_condensing_stage_by_stage_drops_what_was_least_then(digits_model: nn.Mo
         before = reads
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strength", [0.0, 0.01])
 def test_the_lasso_makes_groups_uneven_in_what_they_read(digits_model: nn.Module, strength: float) -> None:
     """Under it more of what a group reads is in few inputs before any is dropped."""
@@ -75,6 +77,7 @@ def test_the_lasso_makes_groups_uneven_in_what_they_read(digits_model: nn.Module
     assert share > 0.6 if strength else share < 0.5
 
 
+@pytest.mark.long
 def test_what_is_split_has_little_between_its_groups(digits_model: nn.Module) -> None:
     recipe = splitnet.recipe("digits", epochs=(15, 1))
     student = carried_out(digits_model, replace(recipe, stages=recipe.stages[:1]))
@@ -93,6 +96,7 @@ def test_what_is_split_has_little_between_its_groups(digits_model: nn.Module) ->
     torch.testing.assert_close(student(DIGITS.example().args[0]), masked)
 
 
+@pytest.mark.long
 def test_a_higher_price_computes_less(digits_model: nn.Module) -> None:
     assert DIGITS.selection is not None
     macs = []

@@ -190,6 +190,7 @@ def test_admm_is_the_path_that_does_not_rise() -> None:
     assert losses[True] < 0.8 * losses[False], "a fixed penalty needs its multipliers"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "scheme",
     [Uniform(1), Ternary(), Logarithmic(3, scaled=True), Codebook(4, Optimal())],
@@ -216,6 +217,7 @@ def test_pruning_with_any_c_step(scheme: Scheme, priced: bool) -> None:
     assert all(isinstance(student.codes[name], SparseCode) for name in NAMES)
 
 
+@pytest.mark.long
 def test_a_scheme_a_layer(digits_model: nn.Module) -> None:
     """Pruning, low rank and a codebook in one path."""
     recipe = lc_framework.recipe("digits")
@@ -264,6 +266,7 @@ def _mixture(student: Compressed) -> MixtureCode:
     return code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tau, rising", [(2e-3, False), (4e-3, True)])
 def test_weights_crowd_at_the_means_of_components_that_merge(tau: float, rising: bool) -> None:
     soft, faint = Soft(tau, rising), Soft(1e-5, rising)

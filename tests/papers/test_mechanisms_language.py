@@ -20,6 +20,7 @@ from featherweight.tasks import find
 DIGITS = find("digits")
 
 
+@pytest.mark.long
 def test_the_sweep_prunes_nearer_than_norms_and_norms_nearer_than_magnitudes(digits_model: nn.Module) -> None:
     """Sun et al. 2023, table 2: SparseGPT, Wanda and magnitudes at the same sparsity and pattern."""
     for amount in (None, NToM(1, 4)):
@@ -35,6 +36,7 @@ def test_the_sweep_prunes_nearer_than_norms_and_norms_nearer_than_magnitudes(dig
         assert errors[0] < errors[1] < errors[2], amount
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("amount", [Fraction(0.5), NToM(2, 4)], ids=str)
 def test_a_pruned_file_is_loaded_with_its_pattern(digits_model: nn.Module, amount: Amount) -> None:
     student, _ = run(digits_model, DIGITS, sparsegpt.recipe("digits", amount=amount, values=Uniform(4)))

@@ -29,6 +29,7 @@ def accuracy(model: nn.Module, name: str) -> float:
     return measure(model, task.selection(), task.quality)
 
 
+@pytest.mark.long
 def test_wage_moves_integers_alone(digits_model: nn.Module) -> None:
     """After every step stored weights are multiples of 2⁻⁷/α that stay within ±σ/α; updates are whole steps."""
     weights = wage.Steps(Shifted(2), 8)
@@ -101,6 +102,7 @@ def test_all_levels_of_balanced_weights_are_used_and_states_are_few(digits_lstm:
     assert accuracy(student, "digits-lstm") > 85
 
 
+@pytest.mark.long
 def test_bits_are_those_of_each_group_alone_and_learning_mends_them_all(digits_lstm: nn.Module) -> None:
     task = find("digits-lstm")
     for bits, alone in zip(

@@ -105,6 +105,7 @@ def test_what_is_left_makes_up_for_what_is_quantized(digits_model: nn.Module) ->
     assert losses[48] > losses[47] and losses[71] < losses[48]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_small_updates_add_up_in_real_weights_until_a_sign_changes(digits_model: nn.Module, stochastic: bool) -> None:
     """BinaryConnect: ±H in every pass, latent weights within [−H, H], and signs that change slowly."""
@@ -129,6 +130,7 @@ def test_small_updates_add_up_in_real_weights_until_a_sign_changes(digits_model:
     assert accuracy(student) > accuracy(run(digits_model, find("digits"), untrained)[0]) + 8
 
 
+@pytest.mark.long
 def test_stochastic_rounding_learns_where_nearest_rounding_stalls() -> None:
     """Gupta et al. 2015, section 4: from random weights, with 8 bits behind the point, in the same words throughout."""
     with torch.random.fork_rng():

@@ -80,6 +80,7 @@ def test_merging_without_data_beats_deleting_the_same_neurons(digits_model: nn.M
     assert held_out_loss(merged) < held_out_loss(deleted)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("paper", [thinet, channel_pruning_lasso], ids=["thinet", "lasso"])
 def test_reconstruction_needs_no_training_to_be_near(paper: object, digits_model: nn.Module) -> None:
     recipe = untrained(paper.recipe("digits", share=0.4))  # type: ignore[attr-defined]
@@ -106,6 +107,7 @@ def test_a_penalty_makes_pairs_of_filters_alike(digits_model: nn.Module) -> None
         assert float(after.mean()) > float(before.mean()) + 0.05
 
 
+@pytest.mark.long
 def test_scores_of_the_loss_agree_with_the_oracle_better_than_chance(digits_model: nn.Module) -> None:
     student = Compressed(digits_model).eval()
     labels = walk(student.base, DIGITS.example()).labels

@@ -49,6 +49,7 @@ def alive(weight: Tensor, dimension: int) -> Tensor:
     return weight.detach().transpose(0, dimension).flatten(1).abs().sum(1) > 0
 
 
+@pytest.mark.long
 def test_columns_that_are_drawn_to_zero_can_be_damaged(digits_model: nn.Module) -> None:
     recipe = group_brain_damage.recipe("digits", epochs=(20, 10))
     draw, damage = recipe.stages
@@ -78,6 +79,7 @@ def _of(model: nn.Module, name: str) -> Tensor:
     return model.get_parameter(name)
 
 
+@pytest.mark.long
 def test_filters_die_with_the_channels_that_they_feed(digits_model: nn.Module) -> None:
     recipe = structured_sparsity_learning.recipe("digits", epochs=(30, 8))
     student = carried_out(digits_model, recipe)
@@ -90,12 +92,14 @@ def test_filters_die_with_the_channels_that_they_feed(digits_model: nn.Module) -
     assert quality(student) > 97
 
 
+@pytest.mark.long
 def test_filter_shapes_are_columns(digits_model: nn.Module) -> None:
     recipe = structured_sparsity_learning.recipe("digits", structures=(Columns(norm=Norm.RMS),), epochs=(20, 2))
     weight = carried_out(digits_model, recipe).parameter("conv3.weight").detach().flatten(1)
     assert int((weight.abs().sum(0) > 0).sum()) < 0.6 * weight.shape[1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("parallelism", Parallelism)
 def test_what_is_pruned_follows_the_hardware(parallelism: Parallelism, digits_model: nn.Module) -> None:
     """Groups of SIMD width, nodes, or one of them a kind of layer; the classes' nodes all stay."""
@@ -149,6 +153,7 @@ def test_the_finer_the_grain_the_less_is_lost_and_the_more_positions_are_stored(
     assert bits == [entries, entries // 3, entries // 9, 32 + 64 + 64]
 
 
+@pytest.mark.long
 def test_vectors_are_pruned_and_learn(digits_model: nn.Module) -> None:
     student = carried_out(digits_model, sparse_granularity.recipe("digits", epochs=24))
     code = student.codes["conv3.weight"]

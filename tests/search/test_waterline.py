@@ -51,6 +51,7 @@ def test_prices_are_found_from_anywhere(start: float, limit: int) -> None:
     assert len(tried) <= 12
 
 
+@pytest.mark.long
 def test_a_file_fills_its_limit(digits_model: nn.Module) -> None:
     task = replace(DIGITS, model=lambda: digits_model)
     result = fw.compress(task, watersic.priced("digits"), Budget(size=9_000))
@@ -59,6 +60,7 @@ def test_a_file_fills_its_limit(digits_model: nn.Module) -> None:
     assert other.encode() == result.encode()
 
 
+@pytest.mark.long
 def test_a_drop_is_kept_to_and_a_larger_one_gives_a_smaller_file(digits_model: nn.Module) -> None:
     task = replace(DIGITS, model=lambda: digits_model)
     near, far = (fw.compress(task, DENSE, Budget(drop=drop)) for drop in (0.5, 5.0))
