@@ -48,7 +48,7 @@ def nodes(graph: torch.fx.Graph, *targets: object) -> list[Node]:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", ["digits", "residual", "attending", "recurrent"])
+@pytest.mark.parametrize("name", ["digits", "residual", pytest.param("attending", marks=pytest.mark.long), "recurrent"])
 def test_the_program_computes_what_is_simulated(name: str, kernels: str) -> None:
     student, x = quantized(name), NETS[name].inputs[0]
     found = decomposed(deployed(student), NETS[name].example, KERNELS[kernels])

@@ -54,7 +54,7 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(x)
 
 
-@pytest.mark.parametrize("name", ["digits", "attending", "two of each"])
+@pytest.mark.parametrize("name", ["digits", pytest.param("attending", marks=pytest.mark.long), "two of each"])
 def test_the_same_model_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     net = NETS[name]

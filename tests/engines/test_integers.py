@@ -1,5 +1,6 @@
 """Compressed models: what stays an integer in the file, and in the engine."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -342,8 +343,17 @@ def test_ranges_that_are_found_at_run_time(name: str, tmp_path: Path) -> None:
         expected = [simulated(student, x)]
         for engine in READERS:
             assert parity(expected, [outputs(engine, tmp_path / "m.onnx", x)]).largest < FLOATS, engine
-        for engine in ("pytorch", "pytorch-compiled") if name == "digits" else ("pytorch",):
-            assert parity(expected, [outputs(engine, tmp_path / "m.pt2", x)]).largest < FLOATS, engine
+        assert parity(expected, [outputs("pytorch", tmp_path / "m.pt2", x)]).largest < FLOATS
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which("g++"), reason="inductor needs a C++ compiler")
+def test_compiled_programs_find_ranges_as_they_run(tmp_path: Path) -> None:
+    net = NETS["digits"]
+    student, _ = run(net.model(), net_task("digits"), dynamic())
+    export(student, net.example, tmp_path / "m.pt2")
+    found = outputs("pytorch-compiled", tmp_path / "m.pt2", net.inputs[0])
+    assert parity([simulated(student, net.inputs[0])], [found]).largest < FLOATS
 
 
 def test_engines_say_whether_ranges_found_at_run_time_stay_integers(tmp_path: Path) -> None:

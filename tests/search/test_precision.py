@@ -42,7 +42,12 @@ def bits_of(student: fw.Compressed) -> dict[str, int]:
     return {name: code.bits for name, code in student.codes.items()}
 
 
-@pytest.mark.parametrize("recipe", PRECISIONS)
+LIKE_OTHERS = ("int7", "int8-weights")
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.long if name in LIKE_OTHERS else ()) for name in PRECISIONS]
+)
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_is_compressed_and_comes_back(kind: str, recipe: str) -> None:
     model, inputs = made(kind)

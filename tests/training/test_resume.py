@@ -264,7 +264,11 @@ def result(recipe: Recipe, folder: Path | None = None, watch: Any = None) -> tup
     return file.encode(student), coverage
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SOME = [pytest.param(name, marks=pytest.mark.long if k % 3 else ()) for k, name in enumerate(RECIPES)]
+"""Every third in every run."""
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_the_same_seed_writes_the_same_bytes(name: str) -> None:
     torch.manual_seed(3)
     first, _ = result(RECIPES[name])
@@ -272,9 +276,7 @@ def test_the_same_seed_writes_the_same_bytes(name: str) -> None:
     assert result(RECIPES[name])[0] == first
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long if k % 3 else ()) for k, name in enumerate(RECIPES)]
-)
+@pytest.mark.parametrize("name", SOME)
 def test_a_killed_run_goes_on_to_the_same_bytes(name: str, tmp_path: Path) -> None:
     """Killed once at every few steps, in a folder each; then killed again and again in one folder."""
     recipe = RECIPES[name]
