@@ -152,42 +152,60 @@ def _bits_of_each(counts: Counts, priors: Sequence[Prior]) -> NDArray[np.float64
     """The ideal code length of blocks with these counts under each prior.
 
     Only symbols that occur in a block are looked at, for all priors at once. Weights are integers, so that they and
-    their sums are those of :meth:`Prior.weights` to the last bit, though they are ``scale * (W n + 1) + rest`` here,
-    where ``rest`` is what priors of one kind share.
+    their sums are those of :meth:`Prior.weights` to the last bit, though they are ``scale * (W n + 1) + rest`` here.
     """
     alphabet = counts.shape[1]
     before = np.cumsum(counts, axis=0) - counts
-    block, symbol = np.nonzero(counts)
-    number, own = counts[block, symbol].astype(np.float64), before[block, symbol].astype(np.float64)
-    passed = before.sum(axis=1, dtype=np.float64)
-
-    kinds = {prior.kind: prior for prior in priors}
-    row = np.array([list(kinds).index(prior.kind) for prior in priors])
-    scales, rests, sums = np.ones(len(kinds)), np.zeros((len(kinds), own.size)), np.zeros((len(kinds), len(counts)))
-    for k, prior in enumerate(kinds.values()):
-        if prior.kind == SEEDED:
-            seed = _seed(alphabet, prior.centre, prior.ratio) - 1.0
-            rests[k], sums[k] = seed[symbol], seed.sum()
-    kernels = [k for k, kind in enumerate(kinds) if kind >= KERNEL]
-    if kernels:
-        half = np.array([HALF_WIDTHS[kind - KERNEL] for kind in kinds if kind >= KERNEL])[:, None]
-        below = np.zeros((len(counts), alphabet + 1))
-        np.cumsum(before, axis=1, out=below[:, 1:])
-        low, high = _window(alphabet, half)
-        scales[kernels] = 2.0 * half[:, 0] + 1.0
-        rests[kernels] = KERNEL_WEIGHT * (below[block, high[:, symbol]] - below[block, low[:, symbol]])
-        # A count lies in as many windows as its own window is wide. No matrix product: it would wake a BLAS's threads.
-        sums[kernels] = KERNEL_WEIGHT * np.einsum("ba,ka->kb", before.astype(np.float64), (high - low).astype(float))
-
+    kinds = list({prior.kind: prior for prior in priors}.values())
+    rest = _Rest(kinds, before)
+    row = np.array([[kind.kind for kind in kinds].index(prior.kind) for prior in priors])
+    scale = rest.scales[row, None]
     weight = np.array([float(COUNT_WEIGHTS[prior.count_weight]) for prior in priors])[:, None]
-    scale = scales[row, None]
-    shares = (1 - alphabet / UNIT) / (scale * (weight * passed + alphabet) + sums[row])
+    passed = before.sum(axis=1, dtype=np.float64)
+    shares = (1 - alphabet / UNIT) / (scale * (weight * passed + alphabet) + rest.sums[row])
     found = np.zeros(len(priors))
-    for start in range(0, own.size, _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
-        weights = scale * (weight * own[part] + 1.0) + rests[row, part]
-        found -= np.einsum("pm,m->p", np.log2(weights * shares[:, block[part]] + 1 / UNIT), number[part])
+    blocks, symbols = np.nonzero(counts)
+    for start in range(0, blocks.size, _AT_ONCE):
+        block, symbol = blocks[start : start + _AT_ONCE], symbols[start : start + _AT_ONCE]
+        weights = scale * (weight * before[block, symbol] + 1.0) + rest.of(block, symbol)[row]
+        found -= np.einsum(
+            "pm,m->p", np.log2(weights * shares[:, block] + 1 / UNIT), counts[block, symbol].astype(float)
+        )
     return found
+
+
+class _Rest:
+    """What all priors of a kind share in ``scale * (W n + 1) + rest``, kind by kind.
+
+    ``scales`` are one a kind; ``sums`` the rest over the alphabet, of each kind in each block; :meth:`of` is the rest.
+    """
+
+    def __init__(self, kinds: Sequence[Prior], before: Counts) -> None:
+        count, alphabet = before.shape
+        self.scales, self.sums = np.ones(len(kinds)), np.zeros((len(kinds), count))
+        self._seeds = {k: _seed(alphabet, p.centre, p.ratio) - 1.0 for k, p in enumerate(kinds) if p.kind == SEEDED}
+        self._kernels = [k for k, prior in enumerate(kinds) if prior.kind >= KERNEL]
+        for k, seed in self._seeds.items():
+            self.sums[k] = seed.sum()
+        if self._kernels:
+            half = np.array([HALF_WIDTHS[kinds[k].kind - KERNEL] for k in self._kernels])
+            self._below = np.zeros((count, alphabet + 1))
+            np.cumsum(before, axis=1, out=self._below[:, 1:])
+            self._low, self._high = _window(alphabet, half[:, None])
+            self.scales[self._kernels] = 2.0 * half + 1.0
+            # A count lies in as many windows as its own is wide. No matrix product: it would wake a BLAS's threads.
+            wide = (self._high - self._low).astype(np.float64)
+            self.sums[self._kernels] = KERNEL_WEIGHT * np.einsum("ba,ka->kb", before.astype(np.float64), wide)
+
+    def of(self, block: NDArray[np.intp], symbol: NDArray[np.intp]) -> Weights:
+        """Of these symbols in these blocks: shape (kinds, symbols)."""
+        rest: Weights = np.zeros((len(self.scales), block.size))
+        for k, seed in self._seeds.items():
+            rest[k] = seed[symbol]
+        if self._kernels:
+            high, low = self._below[block, self._high[:, symbol]], self._below[block, self._low[:, symbol]]
+            rest[self._kernels] = KERNEL_WEIGHT * (high - low)
+        return rest
 
 
 def encode_blocks(coder: RangeEncoder, values: NDArray[np.unsignedinteger], alphabet: int, prior: Prior) -> None:
