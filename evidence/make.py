@@ -3,8 +3,8 @@
     python evidence/make.py NAME [--checkpoint FOLDER]        a name of the table below, or `all`
 
 Each is a recipe on a built-in task; its plan and reference are written beside the file as ``NAME.txt``. The parents are
-the tasks' own baselines, trained on first use. Minutes to an hour each on two cores, ResNet-56 hours; a run that is killed
-goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt`` measures the files again in seconds.
+the tasks' own baselines, trained on first use. Minutes to an hour each on two cores, ResNet-56 hours; a run that is
+killed goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt`` measures the files again in seconds.
 """
 
 import argparse
