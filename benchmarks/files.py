@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from featherweight import file
+from featherweight.cli.opening import task_of
 from featherweight.search.allocation import order_zero_bits
-from featherweight.tasks import by_number
 
 EVIDENCE = Path(__file__).resolve().parents[1] / "evidence"
 
 
 def row(path: Path) -> tuple[str, ...]:
     data = path.read_bytes()
-    task = by_number(data[5])  # built-in tasks' files name theirs behind envelope and kind
+    task = task_of(data, None)
     codes = file.decode(data, task.architecture()).codes.values()
     streams = sum(sum(file.stream_bits(code).values()) for code in codes) / 8
     bound = sum(map(order_zero_bits, codes)) / 8
