@@ -41,6 +41,7 @@ from featherweight.tasks.data import Tensors
 from featherweight.training.objectives import distillation
 
 TASK = "cifar10-resnet56"
+REPAIRS = (NormReestimation(),)
 STEPS = 100
 """Of Torch-Pruning; it stops at the first one within the budget."""
 
@@ -56,9 +57,6 @@ def macs(model: nn.Module, task: fw.Task) -> int:
 def ours(model: nn.Module, task: fw.Task, ratio: float) -> nn.Module:
     cut = Stage("cut", edit=Narrow(1 / ratio, step=4, least=4, within=("*.conv1.weight",)), repairs=REPAIRS)
     return run(model, task, Recipe("narrow", (cut,)))[0].finished()
-
-
-REPAIRS = (NormReestimation(),)
 
 
 def theirs(model: nn.Module, task: fw.Task, ratio: float, importance: str) -> nn.Module:

@@ -88,24 +88,24 @@ def decayed(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def narrowed(name: str, share: float, epochs: int, lr: float) -> tuple[Stage, Stage]:
+def narrowed(cut: str, tune: str, share: float, epochs: int, lr: float) -> tuple[Stage, Stage]:
     """Cut channels inside the residual blocks to this share of the operations, then learn from the parent."""
     edit = Narrow(share, step=4, least=4, within=("*.conv1.weight",))
     training = Training(epochs, lr, decayed, final=0.001, warmup=0.02, bfloat16=True)
     return (
-        Stage(name, edit=edit, repairs=(NormReestimation(),)),
-        Stage("tune" if name == "cut" else f"tune {name}", training=training, objective=distillation(4.0, share=0.9)),
+        Stage(cut, edit=edit, repairs=(NormReestimation(),)),
+        Stage(tune, training=training, objective=distillation(temperature=4.0, share=0.9)),
     )
 
 
 def narrow_resnet(task: str) -> Recipe:
-    return Recipe("resnet56-channels-2.57x", narrowed("cut", 1 / 2.57, epochs=26, lr=0.05))
+    return Recipe("resnet56-channels-2.57x", narrowed("cut", "tune", 1 / 2.57, epochs=26, lr=0.05))
 
 
 def narrower_resnet(task: str) -> Recipe:
     """Cut twice: what the first recipe leaves is narrowed again, and learns for nine epochs more."""
     left = 47_702_656 / 125_485_696  # of the operations, by the first cut, in steps of four channels
-    again = narrowed("again", 1 / 3.6 / left, epochs=9, lr=0.02)
+    again = narrowed("again", "tune again", 1 / 3.6 / left, epochs=9, lr=0.02)
     return Recipe("resnet56-channels-3.6x", (*narrow_resnet(task).stages, *again))
 
 

@@ -12,6 +12,8 @@ from featherweight.coding.adaptive import (
     KERNEL,
     SEEDED,
     Prior,
+    _bits_of_each,
+    block_counts,
     block_lengths,
     choose_prior,
     decode_blocks,
@@ -309,6 +311,22 @@ def lenet(seed):
         weights = generator.normal(0, 1, count)
         weights = (weights + np.sign(weights)) / 4 * (codebook // 2)
         yield np.clip(np.round(weights), -codebook // 2, codebook // 2 - 1).astype(int) + codebook // 2, codebook
+
+
+@pytest.mark.parametrize("alphabet", [2, 15, 16, 300])
+@pytest.mark.parametrize("size", [0, 5, 3_000])
+def test_priors_that_are_weighed_together_cost_what_each_costs_alone(alphabet: int, size: int) -> None:
+    """By the weights of the priors themselves, block by block: there and where costs are compared, they are one."""
+    generator = np.random.default_rng(size + alphabet)
+    values = np.minimum(generator.geometric(0.3, size) - 1, alphabet - 1).astype(np.uint16)
+    counts = block_counts(values, alphabet)
+    before = np.cumsum(counts, axis=0) - counts
+    kinds = [Prior(4, kind, alphabet // 2, 11) for kind in range(7)]
+    costs = [float(bits(counts, prior.weights(before)).sum()) for prior in kinds]
+    np.testing.assert_allclose(_bits_of_each(counts, kinds), costs, rtol=1e-12)
+    cost, prior = choose_prior(counts)
+    alone = float(bits(counts, prior.weights(before)).sum()) + prior.description_bits(alphabet)
+    assert cost == pytest.approx(alone, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -115,12 +115,17 @@ def _seed(alphabet: int, centre: int, ratio: int) -> Weights:
 
 def _window_sums(counts: Counts, half_width: int) -> Weights:
     """Sums of the counts of the symbols at most ``half_width`` away, cut off at the alphabet's ends."""
-    alphabet = counts.shape[-1]
-    below = np.zeros((*counts.shape[:-1], alphabet + 1))
-    np.cumsum(counts, axis=-1, out=below[..., 1:])
-    low, high = _window(alphabet, half_width)
+    below = _below(counts)
+    low, high = _window(counts.shape[-1], half_width)
     sums: Weights = below[..., high] - below[..., low]
     return sums
+
+
+def _below(counts: Counts) -> Weights:
+    """How many counts lie below each symbol, and at the end how many there are: shape (..., alphabet + 1)."""
+    below: Weights = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1))
+    np.cumsum(counts, axis=-1, out=below[..., 1:])
+    return below
 
 
 def _window(alphabet: int, half_width: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -189,8 +194,7 @@ class _Rest:
             self.sums[k] = seed.sum()
         if self._kernels:
             half = np.array([HALF_WIDTHS[kinds[k].kind - KERNEL] for k in self._kernels])
-            self._below = np.zeros((count, alphabet + 1))
-            np.cumsum(before, axis=1, out=self._below[:, 1:])
+            self._below = _below(before)
             self._low, self._high = _window(alphabet, half[:, None])
             self.scales[self._kernels] = 2.0 * half + 1.0
             # A count lies in as many windows as its own is wide. No matrix product: it would wake a BLAS's threads.

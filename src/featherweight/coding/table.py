@@ -38,13 +38,13 @@ def plan(counts: Counts) -> Table:
     precisions = np.arange(PRECISIONS)
     rounded = (used << precisions[:, None]) >> (used_exponents.astype(np.int64) - 1)
     mantissas = (rounded - (1 << precisions)[:, None]).astype(np.int32)
-    weights = np.ldexp(rounded.astype(np.float64), used_exponents.astype(np.int32) - 1)
+    weights = _weights(used_exponents, mantissas, precisions[:, None])
     totals = bits(used, weights) + table_bits + used.size * precisions + float(np.log2(PRECISIONS))
     best = int(np.argmin(totals))
     return Table(best, exponents, prior, mantissas[best], weights[best], float(totals[best]))
 
 
-def _weights(exponents: NDArray[np.uint8], mantissas: NDArray[np.int32], precision: int) -> Weights:
+def _weights(exponents: NDArray[np.uint8], mantissas: NDArray[np.int32], precision: int | NDArray[np.int64]) -> Weights:
     """``(2**precision + mantissa) * 2**(exponent - 1)``, exact in float64."""
     return np.ldexp((mantissas + (1 << precision)).astype(np.float64), exponents.astype(np.int32) - 1)
 
