@@ -35,7 +35,8 @@ from featherweight.engines.export import export
 from featherweight.engines.litert_converter import PYTHON
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan
-from featherweight.engines.program import program, quiet
+from featherweight.engines.packages import quiet
+from featherweight.engines.program import program
 from featherweight.run import run
 from featherweight.search.precision import post_training
 from featherweight.tasks import find

@@ -28,7 +28,8 @@ from featherweight.core.task import measure as quality
 from featherweight.costs.latency import Latency
 from featherweight.costs.operations import operations
 from featherweight.engines import find as engine
-from featherweight.engines.engine import Settings, arrays_of
+from featherweight.engines.arrays import arrays_of
+from featherweight.engines.engine import Settings
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan
 from featherweight.run import run

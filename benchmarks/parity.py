@@ -26,7 +26,8 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError, FeatherweightError
 from featherweight.core.task import Batch, Data, Task, call
 from featherweight.engines import find as engine
-from featherweight.engines.engine import Arrays, Settings, arrays_of
+from featherweight.engines.arrays import arrays_of
+from featherweight.engines.engine import Arrays, Settings
 from featherweight.engines.export import export
 from featherweight.engines.parity import parity
 from featherweight.engines.tensorrt_rules import violations

@@ -26,7 +26,8 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.processor import instructions, saturates
 from featherweight.core.task import Task, call
 from featherweight.engines import find as engine
-from featherweight.engines.engine import Arrays, Settings, arrays_of
+from featherweight.engines.arrays import arrays_of
+from featherweight.engines.engine import Arrays, Settings
 from featherweight.engines.export import export
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan

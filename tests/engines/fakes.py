@@ -12,16 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-from torch import nn
 
 from featherweight.core.errors import EngineError
-from featherweight.core.task import Example
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.engines.process import Memory, Worker
 from featherweight.engines.worker import Model, serve
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.task import Example
 
 COMMAND = (sys.executable, str(Path(__file__)))
 
@@ -101,7 +104,7 @@ class Fake(Engine):
     extra: ClassVar[str | None] = None
     capabilities: ClassVar[Capabilities] = Capabilities(False, False, False, frozenset(Precision))
 
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+    def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:
         raise EngineError("a fake exports nothing")
 
     def open(self, path: Path, settings: Settings) -> Runner:

@@ -2,6 +2,8 @@
 
 import importlib
 import logging
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from featherweight.core.errors import EngineError, FeatherweightError
 from featherweight.core.task import Example
-from featherweight.engines import ENGINES, engine
+from featherweight.engines import ENGINES, packages
 from featherweight.engines.engine import Settings
 from featherweight.engines.onnx import OPSET, export_onnx
 
@@ -160,6 +162,29 @@ def test_a_damaged_file_is_refused(name: str, damage: str, tmp_path: Path) -> No
         runs.open(path, Settings())
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_file_is_opened_and_run_without_pytorch(name: str, tmp_path: Path) -> None:
+    """Importing it takes a worker seconds, and its memory would stand where the engine's is told."""
+    pytest.importorskip(name)
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "m.onnx"
+    ENGINES[name].export(nn.ReLU(), Example((torch.randn(2, 4),)), path)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "import featherweight.engines.worker\n"
+        "from featherweight.engines import find\n"
+        "from featherweight.engines.engine import Settings\n"
+        "runner = find(sys.argv[1]).open(Path(sys.argv[2]), Settings())\n"
+        "assert runner.run([np.ones((3, 4), np.float32)])[0].sum() == 12\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code, name, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("name", "package", "extra"),
     [("onnxruntime", "onnxruntime", "onnxruntime"), ("openvino", "openvino", "openvino")],
@@ -187,7 +212,7 @@ def _hide(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
             raise ModuleNotFoundError(f"No module named {name!r}")
         return importlib.import_module(name)
 
-    monkeypatch.setattr(engine, "import_module", missing)
+    monkeypatch.setattr(packages, "import_module", missing)
 
 
 def test_inputs_of_another_number_are_refused(tmp_path: Path) -> None:

@@ -72,3 +72,8 @@ def naming(what: str) -> Iterator[None]:
         yield
     except FeatherweightError as error:
         raise type(error)(f"{what}: {error}") from error
+
+
+def reason_of(error: BaseException | None) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,9 +1,15 @@
-"""What the instructions of this machine's processor decide."""
+"""What the instructions of this machine's processor decide. PyTorch is asked where nothing else knows."""
 
-import torch
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 REDUCED = 64
 """The largest level ``w`` of a weight with ``2 · 255 · w < 2¹⁵``: 7 bits."""
+VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 def saturates() -> bool:
@@ -11,23 +17,35 @@ def saturates() -> bool:
 
     There integer kernels saturate where levels of weights are beyond ``±REDUCED``.
     """
-    return torch.cpu.get_capabilities().get("architecture") == "x86_64" and not _vnni()
+    return platform.machine().lower() in ("x86_64", "amd64") and not VNNI & _able()
 
 
-def halves(device: torch.device) -> bool:
+def halves(device: "torch.device") -> bool:
     """Whether bfloat16 is faster there than float32: without AVX-512, PyTorch takes it number by number."""
     return device.type != "cpu" or _widest().startswith("AVX512")
 
 
 def instructions() -> str:
     """What kernels find: processors of one name may differ in it, above all virtual ones."""
-    return f"{_widest()} with VNNI" if _vnni() else _widest()
+    return f"{_widest()} with VNNI" if VNNI & _able() else _widest()
 
 
-def _vnni() -> bool:
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_vnni") or able.get("avx_vnni"))
+def _able() -> frozenset[str]:
+    """Names of what the processor has; of those in :data:`VNNI` at least.
+
+    Linux tells at once, where importing PyTorch to ask takes the seconds that a process for a small model has.
+    """
+    if platform.system() == "Linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "flags":
+                return frozenset(value.split())
+    import torch
+
+    return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)
 
 
 def _widest() -> str:
+    import torch
+
     return str(torch.backends.cpu.get_cpu_capability())

@@ -22,7 +22,8 @@ from featherweight.core.hooks import hooked
 from featherweight.core.task import Example, Task, evaluating
 from featherweight.costs.layers import CostRule, LayerCosts, Shape
 from featherweight.costs.operations import CONVOLUTIONS
-from featherweight.engines.engine import Engine, Settings, arrays_of
+from featherweight.engines.arrays import arrays_of
+from featherweight.engines.engine import Engine, Settings
 from featherweight.engines.machine import machine
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan

@@ -1,43 +1,53 @@
-"""What runs an exported model, by name. No engine's package is imported before it is used."""
+"""What runs an exported model, by name. No engine is imported before it is used, and none's package."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
 
 from featherweight.core.errors import EngineError, SelectionError
-from featherweight.engines.c import C
 from featherweight.engines.engine import Engine
-from featherweight.engines.executorch import ExecuTorch
-from featherweight.engines.litert import LiteRT
-from featherweight.engines.ncnn import Ncnn
-from featherweight.engines.onnxruntime import OnnxRuntime
-from featherweight.engines.openvino import OpenVino
-from featherweight.engines.pytorch import Compiled, Eager
-from featherweight.engines.tensorrt import TensorRt
-from featherweight.engines.tvm import Tvm
 
-ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            Eager(),
-            Compiled(),
-            OnnxRuntime(),
-            OpenVino(),
-            LiteRT(),
-            ExecuTorch(),
-            Ncnn(),
-            Tvm(),
-            TensorRt(),
-            C(),
-        )
-    }  # fmt: skip
-)
+_HOMES = {
+    "pytorch": ("pytorch", "Eager"),
+    "pytorch-compiled": ("pytorch", "Compiled"),
+    "onnxruntime": ("onnxruntime", "OnnxRuntime"),
+    "openvino": ("openvino", "OpenVino"),
+    "litert": ("litert", "LiteRT"),
+    "executorch": ("executorch", "ExecuTorch"),
+    "ncnn": ("ncnn", "Ncnn"),
+    "tvm": ("tvm", "Tvm"),
+    "tensorrt": ("tensorrt", "TensorRt"),
+    "c": ("c", "C"),
+}
+"""Name -> module and class. A test holds the names against those of the classes."""
+
+
+class _Engines(Mapping[str, Engine]):
+    """Engines by name, each made when it is asked for: a process that runs one does not wait for PyTorch."""
+
+    def __getitem__(self, name: str) -> Engine:
+        return _made(*_HOMES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_HOMES)
+
+    def __len__(self) -> int:
+        return len(_HOMES)
+
+
+@cache
+def _made(module: str, kind: str) -> Engine:
+    engine: Engine = getattr(import_module(f"featherweight.engines.{module}"), kind)()
+    return engine
+
+
+ENGINES: Mapping[str, Engine] = _Engines()
 
 
 def find(name: str) -> Engine:
     """The engine of this name; ``SelectionError`` for an unknown one."""
-    if name not in ENGINES:
+    if name not in _HOMES:
         raise SelectionError(f"there is no engine {name!r}; there are {', '.join(ENGINES)}")
     return ENGINES[name]
 

@@ -11,19 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
 
-from featherweight import file
-from featherweight.core.compressed import Compressed
-from featherweight.core.errors import EngineError, SelectionError
-from featherweight.core.task import Example
-from featherweight.engines.c_source import c_source
+from featherweight.core.errors import EngineError, SelectionError, reason_of
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
-from featherweight.engines.program import reason_of
-from featherweight.graph.lower import integer_program
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.compressed import Compressed
+    from featherweight.core.task import Example
 
 FLAGS = ("-std=c99", "-O2", "-fPIC", "-shared")
 HEADER = re.compile(
@@ -48,10 +47,15 @@ class C(Engine):
         integers=True, dynamic=False, nibbles=True, precisions=frozenset({Precision.FLOAT32}), floats=False
     )
 
-    def prepared(self, student: Compressed) -> nn.Module:
+    def prepared(self, student: "Compressed") -> "nn.Module":
         return student
 
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+    def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:
+        from featherweight import file
+        from featherweight.core.compressed import Compressed
+        from featherweight.engines.c_source import c_source
+        from featherweight.graph.lower import integer_program
+
         if not isinstance(model, Compressed):
             raise EngineError(
                 "C runs on integers alone, and this is a float model; quantize weights and activations (recipe int8), "

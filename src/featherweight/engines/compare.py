@@ -17,10 +17,12 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError, naming
 from featherweight.core.task import Batch, Data, Example, Task, device_of, evaluating
 from featherweight.engines import find
-from featherweight.engines.engine import Arrays, Engine, Precision, Settings, arrays_of, needed
+from featherweight.engines.arrays import arrays_of
+from featherweight.engines.engine import Arrays, Engine, Precision, Settings
 from featherweight.engines.export import export
 from featherweight.engines.measure import Contender, Meter, Round, Start, foreign_load, in_a_process, measure
 from featherweight.engines.measurement import Measurement, Plan, Ratio, reading
+from featherweight.engines.packages import needed
 from featherweight.engines.parity import Parity, parity
 
 SAMPLES = 256

@@ -4,18 +4,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import Tensor, nn
 
-from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
-from featherweight.core.task import Batch, Example, call
-from featherweight.engines.integers import deployed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.compressed import Compressed
+    from featherweight.core.task import Example
 
 Arrays = Sequence["np.ndarray[Any, Any]"]
 """Inputs or outputs in order: tensors of the arguments, then those of the keyword arguments."""
@@ -97,7 +97,11 @@ class Runner(ABC):
 
 
 class Engine(ABC):
-    """Exports and opens models. Subclasses are frozen dataclasses without state; packages are imported when needed."""
+    """Exports and opens models. Subclasses are frozen dataclasses without state; packages are imported when needed.
+
+    So is PyTorch, where files are opened without it: a process that runs one starts in a tenth of the time, and its
+    memory is the engine's.
+    """
 
     name: ClassVar[str]
     suffix: ClassVar[str]
@@ -107,15 +111,17 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities]
 
     @abstractmethod
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+    def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:
         """Write ``model``, in evaluation mode, as a file that :meth:`open` takes, whole or not at all.
 
         The batch, the first dimension of every input, may be of any size where the model allows it. ``EngineError``
         for a model that cannot be traced or has an operator that the file cannot hold.
         """
 
-    def prepared(self, student: Compressed) -> nn.Module:
+    def prepared(self, student: "Compressed") -> "nn.Module":
         """A compressed model as :meth:`export` takes it: one whose integer weights are operators when it is traced."""
+        from featherweight.engines.integers import deployed
+
         return deployed(student)
 
     @abstractmethod
@@ -134,24 +140,3 @@ class Engine(ABC):
                 f"{self.name} does not compute in {settings.precision.value} here; it computes in {able}: "
                 "choose that, or another engine"
             )
-
-
-def needed(package: str, extra: str) -> ModuleType:
-    """Import an optional package; ``EngineError`` that names the extra where it is missing."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise EngineError(
-            f"{package} is not installed ({error}); pip install 'featherweight[{extra}]' brings it"
-        ) from error
-
-
-def arrays_of(batch: Batch | Example) -> list["np.ndarray[Any, Any]"]:
-    """The tensors that a model takes, as arrays and in order."""
-    if isinstance(batch, Example):
-        args, kwargs = batch.args, batch.kwargs
-    else:
-        captured: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        call(lambda *args, **kwargs: captured.append((args, kwargs)), batch)
-        args, kwargs = captured[0]
-    return [x.detach().cpu().numpy() for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]

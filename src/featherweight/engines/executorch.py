@@ -13,20 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from featherweight import file
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
 from featherweight.core.task import Example
 from featherweight.engines.decomposed import HIGHEST, LOWEST, Kernels, decomposed
-from featherweight.engines.engine import (
-    Arrays,
-    Capabilities,
-    Engine,
-    Exported,
-    Precision,
-    Runner,
-    Settings,
-    needed,
-)
-from featherweight.engines.program import Limits, Program, quiet, reason_of
+from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
+from featherweight.engines.packages import needed, quiet
+from featherweight.engines.program import Limits, Program
 
 EXTRA = "executorch"
 MOST = Limits(batch=64, length=128)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
+from featherweight.engines.packages import quiet
 from featherweight.engines.process import ending
-from featherweight.engines.program import quiet, reason_of
 
 PYTHON = "FEATHERWEIGHT_LITERT_PYTHON"
 """The environment variable that names the Python of the converter's environment."""

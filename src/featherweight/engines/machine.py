@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from featherweight.core.processor import instructions
-from featherweight.engines.engine import needed
+from featherweight.engines.packages import needed
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from time import perf_counter
 import numpy as np
 
 from featherweight.core.errors import EngineError, naming
-from featherweight.engines.engine import Arrays, Settings, needed
+from featherweight.engines.engine import Arrays, Settings
 from featherweight.engines.machine import machine
 from featherweight.engines.measurement import Measurement, Plan, timing
+from featherweight.engines.packages import needed
 from featherweight.engines.process import Worker
 
 BUSY = ("user", "system", "nice", "irq", "softirq", "steal")

@@ -10,11 +10,12 @@ from torch import nn
 from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from featherweight import file
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
 from featherweight.core.task import Example, evaluating
-from featherweight.engines.engine import Exported, needed
+from featherweight.engines.engine import Exported
 from featherweight.engines.integers import finish, translations, unsigned
-from featherweight.engines.program import program, quiet, reason_of
+from featherweight.engines.packages import needed, quiet
+from featherweight.engines.program import program
 from featherweight.graph.trace import module_of
 
 if TYPE_CHECKING:

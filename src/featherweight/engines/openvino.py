@@ -5,27 +5,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
 
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
 from featherweight.core.processor import saturates
-from featherweight.core.task import Example
-from featherweight.engines.engine import (
-    Arrays,
-    Capabilities,
-    Engine,
-    Exported,
-    Precision,
-    Runner,
-    Settings,
-    needed,
-)
-from featherweight.engines.integers import finish
-from featherweight.engines.onnx import export_onnx
-from featherweight.engines.program import reason_of
+from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
+from featherweight.engines.packages import needed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.task import Example
 
 HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 
@@ -53,7 +45,10 @@ class OpenVino(Engine):
 
     exact: bool = field(default_factory=saturates)
 
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+    def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:
+        from featherweight.engines.integers import finish
+        from featherweight.engines.onnx import export_onnx
+
         return export_onnx(model, example, path, partial(finish, exact=self.exact))
 
     def open(self, path: Path, settings: Settings) -> Runner:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
 from featherweight.core.task import Example
-from featherweight.engines.engine import needed
+from featherweight.engines.ncnn import ADVICE
+from featherweight.engines.packages import needed, quiet
 from featherweight.engines.process import ending
-from featherweight.engines.program import quiet, reason_of
 
 SECONDS = 600.0
 """That the converter has."""
@@ -66,9 +66,6 @@ def network(model: fx.GraphModule, example: Example) -> Network:
     if missing:
         raise EngineError(f"ncnn has no layer for {missing}; {ADVICE}")
     return made
-
-
-ADVICE = "export to .onnx, or leave out of the model what ncnn has no layer for"
 
 
 def prepare(model: fx.GraphModule) -> None:

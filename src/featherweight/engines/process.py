@@ -19,7 +19,8 @@ from typing import IO, Any, Self
 import numpy as np
 
 from featherweight.core.errors import EngineError
-from featherweight.engines.engine import Arrays, Settings, needed
+from featherweight.engines.engine import Arrays, Settings
+from featherweight.engines.packages import needed
 from featherweight.engines.worker import read_batches, write_batches
 
 COMMAND = (sys.executable, "-P", "-m", "featherweight.engines.worker")

@@ -1,11 +1,7 @@
 """Models as exported programs (``torch.export``), of any batch size where they allow it."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from io import StringIO
 from operator import attrgetter
 from typing import Any
 
@@ -15,8 +11,9 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 from torch.utils._pytree import tree_map
 
-from featherweight.core.errors import EngineError
+from featherweight.core.errors import EngineError, reason_of
 from featherweight.core.task import Example, evaluating
+from featherweight.engines.packages import quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +22,6 @@ class Program:
 
     exported: ExportedProgram
     any_batch: bool
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warning, log line below an error, or print of the libraries used within gets out."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @dataclass(frozen=True)
@@ -82,11 +66,6 @@ def constant_of(module: GraphModule, node: Any) -> Tensor:
         node = node.args[0]
     found: Tensor = attrgetter(node.target)(module)
     return found.detach()
-
-
-def reason_of(error: BaseException | None) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _traced(model: nn.Module, example: Example, most: Limits | None = None) -> ExportedProgram:

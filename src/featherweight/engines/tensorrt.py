@@ -9,9 +9,10 @@ from torch import nn
 
 from featherweight.core.errors import EngineError
 from featherweight.core.task import Example
-from featherweight.engines.engine import Capabilities, Engine, Exported, Precision, Runner, Settings, needed
+from featherweight.engines.engine import Capabilities, Engine, Exported, Precision, Runner, Settings
 from featherweight.engines.integers import Graph
 from featherweight.engines.onnx import export_onnx
+from featherweight.engines.packages import needed
 from featherweight.engines.tensorrt_rules import WEIGHTED, violations
 
 if TYPE_CHECKING:

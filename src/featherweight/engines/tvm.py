@@ -3,26 +3,18 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from torch import nn
 
-from featherweight import file
-from featherweight.core.errors import EngineError
-from featherweight.core.task import Example
-from featherweight.engines.engine import (
-    Arrays,
-    Capabilities,
-    Engine,
-    Exported,
-    Precision,
-    Runner,
-    Settings,
-    needed,
-)
-from featherweight.engines.program import program, quiet, reason_of
-from featherweight.engines.pytorch import DECOMPOSITIONS
+from featherweight.core.errors import EngineError, reason_of
+from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
+from featherweight.engines.packages import needed, quiet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.core.task import Example
 
 TARGET = "llvm"
 """Code for any CPU of this machine's kind."""
@@ -48,7 +40,11 @@ class Tvm(Engine):
         integers=False, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32})
     )
 
-    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+    def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:
+        from featherweight import file
+        from featherweight.engines.program import program
+        from featherweight.engines.pytorch import DECOMPOSITIONS
+
         package, importer = _imported(), needed("tvm.relax.frontend.torch", "tvm")
         traced = program(model, example)
         try:

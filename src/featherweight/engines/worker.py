@@ -23,7 +23,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from featherweight.core.errors import EngineError, FeatherweightError
-from featherweight.engines.engine import Arrays, Engine, Precision, Runner, Settings, needed
+from featherweight.engines.engine import Arrays, Engine, Precision, Runner, Settings
+from featherweight.engines.packages import needed
 
 FEWEST = 3
 """Calls of a warm-up: the first ones allocate, and some engines compile or tune in them."""
