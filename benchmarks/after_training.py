@@ -26,9 +26,8 @@ from torch import Tensor, nn
 import featherweight as fw
 from featherweight.core.compressed import Compressed
 from featherweight.core.stage import Recipe, Stage
-from featherweight.core.task import scores
+from featherweight.core.task import channels_last, scores
 from featherweight.graph.fold import FoldNorms
-from featherweight.metrics.prefix import channels_last
 from featherweight.papers import gptq, watersic
 from featherweight.run import run
 from featherweight.schemes.uniform import UniformCode

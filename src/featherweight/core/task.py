@@ -42,6 +42,11 @@ def each_tensor(batch: Batch, function: Callable[[Tensor], Tensor]) -> Batch:
             return batch
 
 
+def channels_last(batch: Batch) -> Batch:
+    """The batch with all images, tensors of four dimensions, in channels-last order: the same numbers."""
+    return each_tensor(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
+
+
 def tensors_of(outputs: Any) -> list[Tensor]:
     """The floating tensors of a model's output, which may be nested."""
     match outputs:
@@ -170,6 +175,34 @@ def calibration_batches(model: nn.Module, task: Task, count: int) -> Iterator[Ba
         yield moved(batch, device_of(model))
     if not found:
         raise TaskError(f"the calibration data of task {task.name!r} holds no batch")
+
+
+@torch.no_grad()
+def order_for(task: Task, *models: nn.Module) -> Callable[[Batch], Batch]:
+    """What gives a batch in the order of memory that these models are fastest in: :func:`channels_last`, or as it is.
+
+    Convolutions take images with their channels last in three quarters of the time on CPUs. But a model may take them
+    in the usual order alone (``x.view(-1, 400)`` of maps is an error in the other), and what it gives may be a map
+    itself, whose order others rely on: each runs on the task's example once, before anything watches it.
+    """
+    example = task.example()
+    inputs = (*example.args, *example.kwargs.values())
+    if not any(isinstance(x, Tensor) and x.ndim == 4 for x in inputs):
+        return _as_it_is
+    for model in models:
+        there = channels_last(moved((example.args, example.kwargs), device_of(model)))
+        try:
+            with evaluating(model):
+                outputs = model(*there[0], **there[1])
+        except Exception:  # whatever it is, a model that cannot run at all says so where it is run
+            return _as_it_is
+        if not all(x.is_contiguous() for x in tensors_of(outputs)):
+            return _as_it_is
+    return channels_last
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import FeatherweightError, TaskError
 from featherweight.core.hooks import Seen
 from featherweight.core.site import block_of, parameters
-from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, tensors_of
+from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, order_for, tensors_of
 
 SPILL = 1 << 28
 """Bytes of blocks' outputs that are held in memory; what is over it lies in files until the next block is reached."""
@@ -95,6 +95,7 @@ class Prefix:
         """``behind``: name of a parameter -> how many of ``blocks`` need not be run when it is measured."""
         self.student, self.task, self.batches = student, task, batches
         self.calls, self.parts, self.blocks, self.behind = calls, parts, blocks, behind or {}
+        self.order = order_for(task, student.base)
         self.stubs: list[list[Any]] = []
         self.held = _Held()
 
@@ -180,9 +181,9 @@ class Prefix:
                 raise
 
     def _batches(self) -> Iterator[Batch]:
-        if isinstance(self.batches, int):
-            return calibration(self.student, self.task, self.batches)
-        return (channels_last(moved(batch, self.student.device)) for batch in self.batches)
+        count = self.batches
+        source = islice(iter(self.task.calibration_data()), count) if isinstance(count, int) else count
+        return (self.order(moved(batch, self.student.device)) for batch in source)
 
 
 @torch.no_grad()
@@ -197,8 +198,9 @@ def observed(student: Compressed, names: Sequence[str], task: Task, batches: int
     paths = {block_of(student.base, first) for first, _, _ in parameters(student.base)}
     blocks = {path for path in paths if next(student.base.get_submodule(path).children(), None) is not None}
     keys = {name.rpartition(".")[0]: likeness(owner(student, name), name) for name in names}
+    first = order_for(task, student.base)(moved(drawn[0], student.device))
     with evaluating(student), _watching(student.base, blocks, keys) as flow:
-        run(student, channels_last(moved(drawn[0], student.device)), task)
+        run(student, first, task)
     steps = {name: flow.step(student.names.get(name, (name,))) for name in names}
     parts = _parts(names, steps, flow)
     order = [name for part in parts for name in part]
@@ -325,14 +327,9 @@ class _Held:
 
 
 def calibration(student: Compressed, task: Task, batches: int) -> Iterator[Batch]:
-    """Calibration batches on the student's device; images in the order of memory that convolutions are fast in."""
-    for batch in islice(iter(task.calibration_data()), batches):
-        yield channels_last(moved(batch, student.device))
-
-
-def channels_last(batch: Batch) -> Batch:
-    """The batch with all images, tensors of four dimensions, in channels-last order: the same numbers."""
-    return each_tensor(batch, lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x)
+    """Calibration batches on the student's device; images in the order of memory that it is fastest in."""
+    order = order_for(task, student.base)  # now, and not where the first batch is asked for and the student is watched
+    return (order(moved(batch, student.device)) for batch in islice(iter(task.calibration_data()), batches))
 
 
 def run(model: Callable[..., Any], batch: Batch, task: Task) -> Any:

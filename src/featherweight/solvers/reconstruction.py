@@ -17,9 +17,8 @@ from featherweight.core.scheme import Scheme
 from featherweight.core.site import block_of
 from featherweight.core.stage import BlockProjector
 from featherweight.core.tap import TapSite
-from featherweight.core.task import Batch, Data, Task, call, evaluating, moved, tensors_of
+from featherweight.core.task import Batch, Data, Task, call, evaluating, moved, order_for, tensors_of
 from featherweight.metrics.hessian import probe
-from featherweight.metrics.prefix import channels_last
 from featherweight.metrics.responses import batch_size
 from featherweight.solvers.rounding import Annealing, Rounding
 from featherweight.training.loop import seeded
@@ -110,8 +109,9 @@ class BlockReconstruction(BlockProjector):
     def _samples(self, student: Compressed, original: Compressed, path: str, task: Task) -> list["Sample"]:
         """What the block takes in in either model, what it should give, and how much each number of it counts."""
         samples: list[Sample] = []
+        order = order_for(task, student.base, original.base)
         for batch in _few(task.calibration_data(), self.samples):
-            there = channels_last(moved(batch, student.device))
+            there = order(moved(batch, student.device))
             ours = _inputs(student, path, there)
             theirs = _inputs(original, path, there) if self.drop else ours
             wanted, weights = _outputs(original, path, there, task if self.fisher else None)

@@ -13,7 +13,7 @@ from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.processor import halves
 from featherweight.core.stage import Objective, Stage, Tap, Training, Tuning
-from featherweight.core.task import Data, Task, call, moved
+from featherweight.core.task import Batch, Data, Task, call, moved, order_for
 from featherweight.training.mixing import Mixed
 from featherweight.training.objectives import TASK_LOSS
 
@@ -93,6 +93,7 @@ def learn(
     optimizer = _optimizer(student, training)
     reached = max((step for step in targets if step < max(start * each, 1)), default=None)
     target = float(bool(stage.schemes)) if reached is None else targets[reached]
+    order = order_for(task, student.base, *([teacher] if objective.needs_teacher else []))
     if state is not None:
         optimizer.load_state_dict(state)
     for epoch in range(start, training.epochs):
@@ -104,7 +105,7 @@ def learn(
                     advance(student, stage, project, target)
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
-                loss = _step(student, task, objective, teacher, optimizer, batch, training, target)
+                loss = _step(student, task, objective, teacher, optimizer, batch, order, training, target)
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
         if keep is not None and epoch + 1 < training.epochs:
@@ -181,17 +182,18 @@ def _step(
     teacher: nn.Module,
     optimizer: torch.optim.Optimizer,
     batch: Any,
+    order: Callable[[Batch], Batch],
     training: Training,
     target: float,
 ) -> float:
     batch = moved(batch, student.device)
-    taught = None
+    images, taught = order(batch), None
     bfloat16 = training.bfloat16 and halves(student.device)
     with torch.autocast(student.device.type, torch.bfloat16, enabled=bfloat16):
         if objective.needs_teacher:
             with torch.no_grad():
-                taught = call(teacher, batch)
-        outputs = call(student, batch)
+                taught = call(teacher, images)
+        outputs = call(student, images)
         loss = objective(Tap(outputs, batch, taught, student, task.loss or no_loss, target))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
