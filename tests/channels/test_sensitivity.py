@@ -17,7 +17,7 @@ from featherweight.costs.layers import Parameters
 from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, removal, walk
 from featherweight.metrics.hessian import InputMoment
-from featherweight.search.channels import Tradeoff, full, reading, refilled
+from featherweight.search.channels import Tradeoff, reading, refilled, whole
 
 from .nets import mixed, plain
 
@@ -32,13 +32,13 @@ def test_an_error_is_that_of_the_model_cut_and_made_up() -> None:
     (name,) = reading(labels, curve.labels, student)
     gone = 3
     columns = reading(labels, curve.labels, student)[name][gone:].flatten().sort().values
-    hessian = full(InputMoment(batches=2).measure(student, [name], given)[name]).hessian
+    hessian = whole(InputMoment(batches=2).measure(student, [name], given))[name].hessian
     edits = removal(walked, curve.labels[:gone], student.base, given.example())
-    whole = refilled(student.weight(name).detach(), hessian, columns)
+    full = refilled(student.weight(name).detach(), hessian, columns)
     small = copy.deepcopy(student.base)
     for edit in edits:
         small = edit.replaced(small)
-    small.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, whole))
+    small.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, full))
     data = list(calibration_batches(student, given, 2))
     with torch.no_grad():
         ours = torch.cat([call(small, batch) for batch in data])
@@ -80,10 +80,10 @@ def test_norms_of_a_masked_model_see_what_reaches_them_now() -> None:
     edits = removal(walked, curves[0].labels[:2], student.base, given.example())
     (name,) = masking.readers[0]
     kept = masking.readers[0][name][2:].flatten().sort().values
-    whole = refilled(student.weight(name).detach(), masking.moments[name], kept)
+    full = refilled(student.weight(name).detach(), masking.moments[name], kept)
     for edit in edits:
         small.edit(edit)
-    small.base.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, whole))
+    small.base.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, full))
     original = Compressed(student.base).eval()
     outputs = []
     for each in (small, original):

@@ -170,7 +170,7 @@ def test_an_embedding_changes_sides() -> None:
     [
         ([], TaskError, "no calibration input"),
         ([torch.full((2, 2, 4, 4), float("nan"))], SchemeError, "not finite"),
-        ([torch.zeros(2, 5, 4, 4)], TaskError, "cannot run on its calibration data"),
+        ([torch.zeros(2, 5, 4, 4)], TaskError, "cannot run on a batch of its data"),
     ],
     ids=["empty", "nan", "shape"],
 )

@@ -23,9 +23,9 @@ from featherweight.search.channels import (
     Narrowing,
     Surgeon,
     Tradeoff,
-    full,
     reading,
     refilled,
+    whole,
 )
 
 LOST = 1e300
@@ -44,8 +44,8 @@ class Masking:
         self.data = list(calibration_batches(student, task, count))
         self.readers = [reading(labels, curve.labels, student) for curve in curves]
         names = list(dict.fromkeys(name for each in self.readers for name in each))
-        found = InputMoment(batches=count).begun(student, names, task).measure(student, names, task)
-        self.moments = {name: full(metric).hessian for name, metric in found.items()}
+        found = InputMoment(batches=count, required=False).begun(student, names, task).measure(student, names, task)
+        self.moments = {name: metric.hessian for name, metric in whole(found).items()}
         self.wanted = self._outputs(copy.deepcopy(student.base))
         self.size = sum(float(r.square().sum()) for r in self.wanted)
 
@@ -56,6 +56,8 @@ class Masking:
         state = tensors(model)
         for number, curve, readers in zip(gone, self.curves, self.readers, strict=True):
             for name, columns in readers.items() if 0 < number < len(curve.labels) else ():
+                if name not in self.moments:
+                    continue
                 w = self.student.weight(name).detach()
                 kept = columns[number:].flatten().sort().values
                 state[name].copy_(refilled(w, self.moments[name], kept))

@@ -12,13 +12,17 @@ from torch.func import functional_call
 
 from featherweight.core.code import Code, Role
 from featherweight.core.edit import Edit
-from featherweight.core.errors import SelectionError
+from featherweight.core.errors import SelectionError, TaskError
 from featherweight.core.metric import EUCLIDEAN
 from featherweight.core.scheme import Scheme
 from featherweight.core.site import parameters
 from featherweight.core.stage import Learn
 from featherweight.core.tap import Function, Place, Taps, TapSite, Watcher
 from featherweight.core.task import device_of
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+COMPILED = "_orig_mod"
+"""Where ``torch.compile`` has the module that it was given."""
 
 
 def assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> None:
@@ -31,10 +35,29 @@ def assign(model: nn.Module, names: Iterable[str], parameter: nn.Parameter) -> N
 def twin(model: nn.Module) -> nn.Module:
     """A copy with modules, buffers and hooks of its own; its parameters share the memory of the model's and are frozen.
 
-    Parameters are new objects, so that no gradient and no optimizer can reach the model's through the copy.
+    Parameters are new objects, so that no gradient and no optimizer can reach the model's through the copy. Tensors
+    that modules have computed from them, as ``torch.nn.utils.weight_norm`` does before every call, are copied as they
+    stand.
+    ``TaskError`` for a wrapper, whose module within is what can be compressed, and for tensors of ``inference_mode``.
     """
-    shared = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    _check(model)
+    shared: dict[int, Tensor] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    for module in model.modules():
+        made = (each for each in vars(module).values() if isinstance(each, Tensor) and each.grad_fn is not None)
+        shared |= {id(each): each.detach().clone() for each in made}
     return copy.deepcopy(model, dict(shared))
+
+
+def _check(model: nn.Module) -> None:
+    inner = "module" if isinstance(model, WRAPPERS) else COMPILED if COMPILED in model._modules else None
+    if inner is not None:
+        raise TaskError(
+            f"the model is wrapped in {type(model).__name__}; give what is within, model.{inner}, and wrap the result"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TaskError("the model is TorchScript, which cannot be changed; give the module that it was made of")
+    if any(each.is_inference() for each in (*model.parameters(), *model.buffers())):
+        raise TaskError("the model was made in torch.inference_mode and cannot be traced; make it outside, or copy it")
 
 
 class Compressed(nn.Module):

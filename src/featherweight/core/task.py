@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.core.errors import TaskError
+from featherweight.core.errors import FeatherweightError, TaskError, reason_of
+from featherweight.core.hooks import Seen
 
 Batch = Any
 """``(inputs, targets)``, or inputs alone: one tensor, or a mapping of keyword arguments."""
@@ -19,9 +20,20 @@ Data = Iterable[Batch]
 
 
 def call(model: Callable[..., Any], batch: Batch) -> Any:
-    """Run the model on a batch, or on the first part of a pair: a mapping gives keyword arguments, a tensor itself."""
+    """Run the model on a batch, or on the first part of a pair: a mapping gives keyword arguments, a tensor itself.
+
+    ``TaskError`` where the model cannot run on it.
+    """
     inputs = batch[0] if isinstance(batch, tuple | list) else batch
-    return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    try:
+        return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    except (Seen, FeatherweightError):
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"the model cannot run on a batch of its data ({reason_of(error)}); batches are what the model takes, or "
+            "pairs that begin with it"
+        ) from error
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example
 from featherweight.engines.decomposed import HIGHEST, LOWEST, Kernels, decomposed
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
-from featherweight.engines.packages import needed, quiet
+from featherweight.engines.packages import needed
 from featherweight.engines.program import Limits, Program
 
 EXTRA = "executorch"

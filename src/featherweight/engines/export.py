@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
+import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -43,6 +44,10 @@ def export(student: Compressed, example: Example, path: str | PathLike[str], eng
     model = engine.prepared(student)
     kept = {name for name in student.codes if model is student or parametrize.is_parametrized(*_owner(model, name))}
     coded = [name for name, code in student.codes.items() if len(code.shape) > 1]
+    wide = {p.dtype for p in student.base.parameters() if p.is_floating_point()} - {torch.float32}
+    if wide and (kept or student.sites):
+        kinds = ", ".join(sorted(map(str, wide)))
+        raise EngineError(f"engines quantize float32 alone, and the model is in {kinds}; compress model.float()")
     written = engine.export(model, example, path)
     return Export(engine, written, tuple(n for n in coded if n in kept), tuple(n for n in coded if n not in kept))
 

@@ -10,7 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from featherweight.core.errors import EngineError, reason_of
-from featherweight.engines.packages import quiet
+from featherweight.core.quiet import quiet
 from featherweight.engines.process import ending
 
 PYTHON = "FEATHERWEIGHT_LITERT_PYTHON"

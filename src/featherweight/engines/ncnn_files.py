@@ -14,12 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from featherweight import file
 from featherweight.core.errors import EngineError
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example
 from featherweight.engines.arrays import arrays_of
 from featherweight.engines.engine import Arrays, Exported, Settings
 from featherweight.engines.ncnn import ADVICE, PARAM, WEIGHTS, Ncnn
 from featherweight.engines.ncnn_integers import floats, with_integers
-from featherweight.engines.packages import quiet
 from featherweight.engines.parity import parity
 from featherweight.engines.pnnx import Network, network, prepare
 from featherweight.engines.process import Worker

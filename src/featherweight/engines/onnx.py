@@ -11,10 +11,11 @@ from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from featherweight import file
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example, evaluating
 from featherweight.engines.engine import Exported
 from featherweight.engines.integers import finish, translations, unsigned
-from featherweight.engines.packages import needed, quiet
+from featherweight.engines.packages import needed
 from featherweight.engines.program import program
 from featherweight.graph.trace import module_of
 

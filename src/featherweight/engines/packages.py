@@ -1,11 +1,6 @@
-"""Packages of engines: optional, imported where they are used, and kept from talking."""
+"""Packages of engines: optional, and imported where they are used."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
-from io import StringIO
 from types import ModuleType
 
 from featherweight.core.errors import EngineError
@@ -19,16 +14,3 @@ def needed(package: str, extra: str) -> ModuleType:
         raise EngineError(
             f"{package} is not installed ({error}); pip install 'featherweight[{extra}]' brings it"
         ) from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """No warning, log line below an error, or print of the libraries used within gets out."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

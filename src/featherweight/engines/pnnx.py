@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example
 from featherweight.engines.ncnn import ADVICE
-from featherweight.engines.packages import needed, quiet
+from featherweight.engines.packages import needed
 from featherweight.engines.process import ending
 
 SECONDS = 600.0

@@ -12,8 +12,8 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_map
 
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example, evaluating
-from featherweight.engines.packages import quiet
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,10 +18,10 @@ import featherweight.activations.quantizers  # noqa: F401  # its operator must b
 from featherweight import file
 from featherweight.activations.dynamic import dynamic_numbers
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Example
 from featherweight.engines import integers
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
-from featherweight.engines.packages import quiet
 from featherweight.engines.program import program
 
 CAPABILITIES = Capabilities(integers=False, dynamic=False, nibbles=False, precisions=frozenset(Precision))

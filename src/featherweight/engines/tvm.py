@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from featherweight.core.errors import EngineError, reason_of
+from featherweight.core.quiet import quiet
 from featherweight.engines.engine import Arrays, Capabilities, Engine, Exported, Precision, Runner, Settings
-from featherweight.engines.packages import needed, quiet
+from featherweight.engines.packages import needed
 
 if TYPE_CHECKING:
     from torch import nn

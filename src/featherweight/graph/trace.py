@@ -1,6 +1,5 @@
 """A model's graph of operators, with the calls that a running model counts (``featherweight.core.tap``)."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 
 from featherweight.core.errors import TraceError
+from featherweight.core.quiet import quiet
 from featherweight.core.tap import JOINS, Call, Operator
 from featherweight.core.task import Example
 
@@ -73,8 +73,7 @@ def trace(model: nn.Module, example: Example, any_batch: bool = False) -> Traced
         args, kwargs = pytree.tree_map_only(torch.Tensor, _several, (args, kwargs))
         free = pytree.tree_map(_free, (*args, *kwargs.values()))
     try:
-        with warnings.catch_warnings():  # recurrent layers keep a second list of their weights, and get it back
-            warnings.filterwarnings("ignore", "The tensor attribute", UserWarning)
+        with quiet():  # of recurrent layers' second list of weights, and of what it could not trace: that is told below
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free, strict=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:300]

@@ -14,8 +14,8 @@ from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.hooks import hooked
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
-from featherweight.core.task import Task, evaluating, tensors_of
-from featherweight.metrics.prefix import Key, Prefix, calibration, observed, owner, run
+from featherweight.core.task import Task, call, evaluating, tensors_of
+from featherweight.metrics.prefix import Key, Prefix, calibration, observed, owner
 from featherweight.metrics.recurrent import met_by, recurrent
 from featherweight.training.loop import seeded
 
@@ -167,6 +167,8 @@ class Kronecker(MetricRule):
 
     def _curvatures(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Tensor]:
         layers = {name: owner(student, name) for name in names if not recurrent(owner(student, name))}
+        if not layers:
+            return {}
         total: dict[str, Tensor] = {}
         samples = 0
         leaves = {name: student.weight(name).detach().requires_grad_() for name in names}
@@ -177,12 +179,14 @@ class Kronecker(MetricRule):
         with evaluating(student), torch.enable_grad(), seeded(self.seed, 0):
             for batch in calibration(student, task, self.batches):
                 with _outputs(layers) as outputs:
-                    result = run(swapped, batch, task)
+                    result = call(swapped, batch)
                 for draw in range(self.draws):
                     value, count = probe(result, task, self.logits(task), self.temperature)
                     samples += count
                     flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
                     wanted = [each for _, each in flat]
+                    if not wanted:  # weights that their layers' own calls do not use, as an attention's projection
+                        break
                     found = torch.autograd.grad(value, wanted, retain_graph=draw + 1 < self.draws, allow_unused=True)
                     for (name, _), gradient in zip(flat, found, strict=True):
                         if gradient is not None:

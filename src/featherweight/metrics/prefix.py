@@ -3,7 +3,7 @@
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
-from featherweight.core.errors import FeatherweightError, TaskError
+from featherweight.core.errors import TaskError
 from featherweight.core.hooks import Seen
 from featherweight.core.site import block_of, parameters
 from featherweight.core.task import Batch, Task, call, each_tensor, evaluating, moved, order_for, tensors_of
@@ -24,7 +24,7 @@ SPILL = 1 << 28
 """Bytes of blocks' outputs that are held in memory; what is over it lies in files until the next block is reached."""
 
 
-class _Stale(Exception):
+class _Stale(Seen):
     """Something needs what a block gave that was not run again."""
 
 
@@ -173,8 +173,11 @@ class Prefix:
                 last = self.student.base.get_submodule(self.blocks[len(self.stubs) - 1])
                 stack.enter_context(_giving(last, self.held[number]))
             try:
-                with suppress(Seen):
-                    run(self.student, batch, self.task)
+                call(self.student, batch)
+            except _Stale:
+                raise
+            except Seen:
+                pass
             except TaskError:
                 if self.stubs:
                     raise _Stale from None
@@ -200,7 +203,7 @@ def observed(student: Compressed, names: Sequence[str], task: Task, batches: int
     keys = {name.rpartition(".")[0]: likeness(owner(student, name), name) for name in names}
     first = order_for(task, student.base)(moved(drawn[0], student.device))
     with evaluating(student), _watching(student.base, blocks, keys) as flow:
-        run(student, first, task)
+        call(student, first)
     steps = {name: flow.step(student.names.get(name, (name,))) for name in names}
     parts = _parts(names, steps, flow)
     order = [name for part in parts for name in part]
@@ -330,19 +333,6 @@ def calibration(student: Compressed, task: Task, batches: int) -> Iterator[Batch
     """Calibration batches on the student's device; images in the order of memory that it is fastest in."""
     order = order_for(task, student.base)  # now, and not where the first batch is asked for and the student is watched
     return (order(moved(batch, student.device)) for batch in islice(iter(task.calibration_data()), batches))
-
-
-def run(model: Callable[..., Any], batch: Batch, task: Task) -> Any:
-    """What the model gives for a calibration batch; ``TaskError`` where it cannot run on it."""
-    try:
-        return call(model, batch)
-    except (Seen, _Stale, FeatherweightError):
-        raise
-    except Exception as error:
-        raise TaskError(
-            f"the model of task {task.name!r} cannot run on its calibration data ({type(error).__name__}: {error}); "
-            "calibration batches are what the model takes, or pairs that begin with it"
-        ) from error
 
 
 def owner(student: Compressed, name: str) -> nn.Module:

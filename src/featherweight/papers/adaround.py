@@ -27,10 +27,13 @@ DEVIATIONS = (
 
 
 def recipe(task: str = "", *, bits: int = 4, asymmetric: bool = False) -> Recipe:
-    """Norms folded, and every weight to ``bits`` bits with learned rounding, layer by layer."""
-    metric: MetricRule = RectifiedResponses(batches=4) if asymmetric else InputMoment(batches=4)
+    """Norms folded, and every weight to ``bits`` bits with learned rounding, layer by layer.
+
+    To nearest where a weight's inputs are not known.
+    """
+    metric: MetricRule = RectifiedResponses(batches=4) if asymmetric else InputMoment(batches=4, required=False)
     scheme = Uniform(bits, granularity=PerChannel(), fit=Fit.SEARCH)
-    stage = Stage("round", {WEIGHTS: scheme}, metric=metric, projector=AdaRound(), edit=FoldNorms())
+    stage = Stage("round", {WEIGHTS: scheme}, metric=metric, projector=AdaRound(required=False), edit=FoldNorms())
     return Recipe("adaround", (stage,), REFERENCE, DEVIATIONS)
 
 

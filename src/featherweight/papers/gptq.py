@@ -20,9 +20,12 @@ DEVIATIONS = (
 
 
 def recipe(task: str = "", *, bits: int = 3) -> Recipe:
-    """Every weight to ``bits`` bits in the metric of its inputs, layer by layer."""
+    """Every weight to ``bits`` bits in the metric of its inputs, layer by layer.
+
+    To nearest where a weight's inputs are not known.
+    """
     scheme = Uniform(bits, granularity=PerChannel(), fit=Fit.SEARCH)
-    stage = Stage("sweep", {WEIGHTS: scheme}, metric=InputMoment(), projector=ColumnSweep())
+    stage = Stage("sweep", {WEIGHTS: scheme}, InputMoment(required=False), ColumnSweep(required=False))
     return Recipe("gptq", (stage,), REFERENCE, DEVIATIONS)
 
 

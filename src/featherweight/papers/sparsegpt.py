@@ -32,7 +32,7 @@ def recipe(task: str = "", *, amount: Amount | None = None, values: Scheme | Non
     ``values`` stores the survivors, and may quantize them in the same sweep.
     """
     scheme = Sparse(amount or Fraction(0.5), values or Float())
-    stage = Stage("sweep", {PRUNED.get(task, LAYERS): scheme}, metric=InputMoment(), projector=ColumnSweep())
+    stage = Stage("sweep", {PRUNED.get(task, LAYERS): scheme}, InputMoment(required=False), ColumnSweep(required=False))
     return Recipe("sparsegpt", (stage,), REFERENCE, DEVIATIONS)
 
 

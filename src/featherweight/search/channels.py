@@ -51,7 +51,8 @@ class Surgeon(ChannelScore):
     """The rise of the loss when the layers that read a channel make up for its loss by least squares.
 
     By :func:`featherweight.solvers.channels.eliminate` in the Kronecker-factored curvature of ``metric``, of every
-    weight that reads the channels as its second dimension. Groups that other layers read have no curve.
+    weight that reads the channels as its second dimension. Groups that other layers read have no curve, and neither do
+    those that a layer reads in groups, or one whose inputs are not known or not met.
     """
 
     metric: Kronecker = Kronecker(batches=4)
@@ -62,15 +63,14 @@ class Surgeon(ChannelScore):
         names = list(dict.fromkeys(name for _, weights in readable for name in weights))
         if not names:
             return []
-        rule = self.metric.begun(student, names, task)
+        rule = replace(self.metric, required=False).begun(student, names, task)
         found = []
         for group, weights in readable:
-            metrics = rule.measure(student, list(weights), task)
-            given = [
-                Reader(student.weight(name).detach(), full(metrics[name]), columns) for name, columns in weights.items()
-            ]
-            gone = eliminate(given)
-            found.append(_curve(group, gone))
+            metrics = whole(rule.measure(student, list(weights), task))
+            if metrics.keys() < weights.keys():
+                continue
+            given = [Reader(student.weight(name).detach(), metrics[name], at) for name, at in weights.items()]
+            found.append(_curve(group, eliminate(given)))
         return found
 
 
@@ -78,10 +78,9 @@ def _curve(group: Sequence[int], gone: Elimination) -> Curve:
     return Curve(tuple(group[at] for at in gone.order), gone.errors)
 
 
-def full(metric: Metric) -> Full:
-    """The metric, which must be a full one."""
-    assert isinstance(metric, Full)
-    return metric
+def whole(metrics: Mapping[str, Metric]) -> dict[str, Full]:
+    """Those that are a second moment of all that a layer takes in, at once: not in groups, and not unknown."""
+    return {name: each for name, each in metrics.items() if isinstance(each, Full) and each.hessian.ndim == 2}
 
 
 def refilled(w: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
@@ -169,7 +168,8 @@ class Narrow(EditRule):
         if not curves:
             stops = "; ".join(labels.barriers) or "none"
             raise SelectionError(
-                f"no group of channels within {', '.join(self.within)} can be cut (in the way: {stops})"
+                f"no group of channels within {', '.join(self.within)} can be cut: each needs layers that read it "
+                f"whole, and inputs that are known (in the way of more: {stops})"
             )
         return curves
 
@@ -197,19 +197,20 @@ class Narrow(EditRule):
         if not self.make_up:
             return {}
         edit = Cut(kept_by(edits))
-        return {
-            name: self._made_up(student, edit, name, task)
+        names = [
+            name
             for name, dims in edit.kept.items()
             if name in student.names and 1 in dims and student.parameter(name).ndim > 1
-        }
+        ]
+        moments = whole(InputMoment(batches=4, required=False).measure(student, names, task))
+        return {name: self._made_up(student, edit, name, moment) for name, moment in moments.items()}
 
-    def _made_up(self, student: Compressed, edit: Cut, name: str, task: Task) -> Tensor:
+    def _made_up(self, student: Compressed, edit: Cut, name: str, moment: Full) -> Tensor:
         w = student.weight(name).detach()
-        moment = InputMoment(batches=4).measure(student, [name], task)[name]
         inner = w[0, 0].numel()
         channels = torch.tensor(edit.kept[name][1])
         kept = (channels[:, None] * inner + torch.arange(inner)).flatten()
-        return edit.slice(name, refilled(w, full(moment).hessian, kept))
+        return edit.slice(name, refilled(w, moment.hessian, kept))
 
 
 def allocate(given: Tradeoff, share: float, step: int = 1, least: int = 1) -> list[int]:

@@ -149,12 +149,16 @@ class AdaRound(Projector):
     annealing: Annealing = Annealing()
     batch: int = 1024
     seed: int = 0
+    required: bool = True
+    """Else other metrics than the full one are projected in by the scheme itself."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or self.batch < 1:
             raise SchemeError(f"{self}: give one step or more, a rate above 0, and one row a step or more")
 
     def project(self, scheme: Scheme, w: Tensor, metric: Metric) -> Code:
+        if not isinstance(metric, Full) and not self.required:
+            return scheme.project(w, metric)
         if not isinstance(metric, Full):
             raise SchemeError("learned rounding needs the full metric; measure it with InputMoment or LayerResponses")
         start = scheme.project(w, metric if scheme.scaled_by_metric else EUCLIDEAN)
