@@ -89,6 +89,16 @@ class Widens(Eager):
 
 
 @dataclass(frozen=True)
+class Holds(Eager):
+    """Its files hold on to the example's batch."""
+
+    name: ClassVar[str] = "holds"
+
+    def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
+        return replace(super().export(model, example, path), any_batch=False)
+
+
+@dataclass(frozen=True)
 class Breaks(Eager):
     """Exports all and opens nothing."""
 
@@ -98,7 +108,7 @@ class Breaks(Eager):
         raise EngineError(f"it cannot open files with {settings.threads} threads")
 
 
-ENGINES: dict[str, Engine] = {each.name: each for each in (Eager(), Refuses(), Breaks())}
+ENGINES: dict[str, Engine] = {each.name: each for each in (Eager(), Refuses(), Holds(), Breaks())}
 
 
 def quiet(pid: int) -> Callable[[], float]:
@@ -116,7 +126,7 @@ def compared(task: Task = TASK, engines: tuple[Engine, ...] = (Eager(),), **sett
 
 @pytest.fixture(scope="module")
 def usual() -> Comparison:
-    return compared(engines=tuple(ENGINES.values()), batches=(1, 3), threads=(1,))
+    return compared(engines=(Eager(), Refuses(), Breaks()), batches=(1, 3), threads=(1,))
 
 
 def test_both_models_are_measured_together_at_every_setting(usual: Comparison) -> None:
@@ -126,6 +136,17 @@ def test_both_models_are_measured_together_at_every_setting(usual: Comparison) -
         assert labels == ["pytorch float", "pytorch compressed", "refuses float"]
         assert setting.measurement.batch == setting.batch
         assert set(setting.parity) == set(labels)
+
+
+def test_a_file_of_one_batch_is_measured_with_that_alone() -> None:
+    found = compared(engines=(Eager(), Holds()), batches=(1, 3))
+    assert [(row.engine, row.measurement.batch) for row in found.rows] == [
+        ("pytorch", 1), ("holds", 1), ("pytorch", 3),
+    ]  # fmt: skip
+    assert [(each.engine, each.side, each.batch, each.threads) for each in found.failures] == [
+        ("holds", side, 3, 1) for side in Side
+    ]
+    assert all("batches of 1 alone" in each.reason for each in found.failures)
 
 
 def test_there_is_a_ratio_where_both_ran_and_nowhere_else(usual: Comparison) -> None:

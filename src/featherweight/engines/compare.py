@@ -18,7 +18,7 @@ from featherweight.core.errors import EngineError, naming
 from featherweight.core.task import Batch, Data, Example, Task, device_of, evaluating
 from featherweight.engines import find
 from featherweight.engines.arrays import arrays_of
-from featherweight.engines.engine import Arrays, Engine, Precision, Settings
+from featherweight.engines.engine import Arrays, Engine, Exported, Precision, Settings
 from featherweight.engines.export import export
 from featherweight.engines.measure import Contender, Meter, Round, Start, foreign_load, in_a_process, measure
 from featherweight.engines.measurement import Measurement, Plan, Ratio, reading
@@ -182,6 +182,7 @@ def compare(
     notices: list[str] = []
     settings: list[Setting] = []
     example = task.example()
+    own = len(arrays_of(example)[0])
     source, samples = _samples(task, example, max(SAMPLES, *batches))
     with tempfile.TemporaryDirectory(prefix="featherweight-", ignore_cleanup_errors=True) as folder:
         files = _exported(models, example, engines, Path(folder), watch, failures, notices)
@@ -189,7 +190,9 @@ def compare(
             inputs = _batches(samples, batch)
             references = {side: _reference(model, example, inputs) for side, model in models.items()}
             for count in dict.fromkeys(threads):
-                entries = [Entry(*key, path, Settings(count, precision)) for key, path in files.items()]
+                taken = {key: made for key, made in files.items() if made.any_batch or batch == own}
+                failures += [Failure(*key, batch, count, _alone(own)) for key in files if key not in taken]
+                entries = [Entry(*key, made.path, Settings(count, precision)) for key, made in taken.items()]
                 watch.say(f"batch {batch}, threads {count}: comparing outputs")
                 parities = _parities(entries, inputs, references, plan, start, failures)
                 able = [each.contender for each in entries if each.contender.label in parities]
@@ -227,23 +230,27 @@ def _exported(
     watch: Watch,
     failures: list[Failure],
     notices: list[str],
-) -> dict[tuple[str, Side], Path]:
+) -> dict[tuple[str, Side], Exported]:
     """The files that could be written, by engine and side."""
-    files: dict[tuple[str, Side], Path] = {}
+    files: dict[tuple[str, Side], Exported] = {}
     for engine in engines:
         for side, model in models.items():
             path = folder / f"{engine.name}-{side.value}{engine.suffix}"
             watch.say(f"exporting for {label(engine.name, side)}")
             try:
                 if isinstance(model, Compressed):
-                    notice = export(model, example, path, engine).file.notice
-                    notices += [f"{engine.name}: {notice}"] if notice else []
+                    made = export(model, example, path, engine).file
+                    notices += [f"{engine.name}: {made.notice}"] if made.notice else []
                 else:
-                    engine.export(model, example, path)
-                files[engine.name, side] = path
+                    made = engine.export(model, example, path)
+                files[engine.name, side] = made
             except EngineError as error:
                 failures.append(Failure(engine.name, side, None, None, str(error)))
     return files
+
+
+def _alone(batch: int) -> str:
+    return f"its file takes batches of {batch} alone, as the example is; measure with that, or give another example"
 
 
 def _parities(
