@@ -193,8 +193,8 @@ def calibration_batches(model: nn.Module, task: Task, count: int) -> Iterator[Ba
 def order_for(task: Task, *models: nn.Module) -> Callable[[Batch], Batch]:
     """What gives a batch in the order of memory that these models are fastest in: :func:`channels_last`, or as it is.
 
-    Convolutions take images with their channels last in three quarters of the time on CPUs. But a model may take them
-    in the usual order alone (``x.view(-1, 400)`` of maps is an error in the other), and what it gives may be a map
+    Steps of training take about nine tenths of the time with channels last on CPUs. But a model may take images in
+    the usual order alone (``x.view(-1, 400)`` of maps is an error in the other), and what it gives may be a map
     itself, whose order others rely on: each runs on the task's example once, before anything watches it.
     """
     example = task.example()
