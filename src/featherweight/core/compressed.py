@@ -37,8 +37,7 @@ def twin(model: nn.Module) -> nn.Module:
 
     Parameters are new objects, so that no gradient and no optimizer can reach the model's through the copy. Tensors
     that modules have computed from them, as ``torch.nn.utils.weight_norm`` does before every call, are copied as they
-    stand.
-    ``TaskError`` for a wrapper, whose module within is what can be compressed, and for tensors of ``inference_mode``.
+    stand. ``TaskError`` for a wrapper, TorchScript, and tensors of ``inference_mode``.
     """
     _check(model)
     shared: dict[int, Tensor] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}

@@ -202,8 +202,9 @@ class Narrow(EditRule):
             for name, dims in edit.kept.items()
             if name in student.names and 1 in dims and student.parameter(name).ndim > 1
         ]
-        moments = whole(InputMoment(batches=4, required=False).measure(student, names, task))
-        return {name: self._made_up(student, edit, name, moment) for name, moment in moments.items()}
+        rule = InputMoment(batches=4, required=False)
+        moments = (whole(rule.measure(student, [name], task)) for name in names)  # one in memory at a time
+        return {name: self._made_up(student, edit, name, moment) for found in moments for name, moment in found.items()}
 
     def _made_up(self, student: Compressed, edit: Cut, name: str, moment: Full) -> Tensor:
         w = student.weight(name).detach()
