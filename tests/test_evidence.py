@@ -54,7 +54,9 @@ def test_size_and_claims(name: str) -> None:
     assert not like_parent or mcnemar(claims) >= 0.05
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in MACS else name for name in LIMITS]
+)
 def test_all_besides_the_streams_is_under_64_bytes_or_two_kilobytes_with_edits_or_activations(name: str) -> None:
     """Edits, channels that stay among them, and quantizers of activations with their places, are in the header."""
     _, contents = contents_of(name)
