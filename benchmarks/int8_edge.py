@@ -28,6 +28,7 @@ from rich.table import Table
 
 from featherweight import file as files
 from featherweight.core.compressed import Compressed
+from featherweight.core.quiet import quiet
 from featherweight.core.task import Task
 from featherweight.engines import find as engine
 from featherweight.engines.engine import Settings
@@ -35,7 +36,6 @@ from featherweight.engines.export import export
 from featherweight.engines.litert_converter import PYTHON
 from featherweight.engines.measure import Contender, measure
 from featherweight.engines.measurement import Plan
-from featherweight.engines.packages import quiet
 from featherweight.engines.program import program
 from featherweight.run import run
 from featherweight.search.precision import post_training

@@ -1,71 +1,50 @@
-"""What a process for a model costs before it computes: seconds until a file is open, and memory not of the model.
+"""What importing Featherweight costs: seconds, each in a fresh interpreter, the statements in turn in every round.
 
-    python benchmarks/startup.py [--engines onnxruntime openvino] [--rounds 5]
-
-The float network of the task digits, by turns; beside it a process that does nothing but import PyTorch, which each of
-these would have to do if engines were not imported where they are used. Seconds are medians.
+Run ``python benchmarks/startup.py [--rounds N] [--json]``. "beyond torch" is the median of the difference to
+``import torch`` of the same round. The first round, which fills caches, is left out.
 """
 
 import argparse
+import json
+import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
-from statistics import median
 
-from rich.console import Console
-from rich.table import Table
-
-from featherweight.engines import ENGINES, find
-from featherweight.engines.arrays import arrays_of
-from featherweight.engines.engine import Settings
-from featherweight.engines.process import Memory, Worker
-from featherweight.tasks import find as find_task
-
-BESIDE = "import torch"
+STATEMENTS = {
+    "python alone": "pass",
+    "import torch": "import torch",
+    "import featherweight": "import featherweight",
+    "all public names": "import featherweight as fw; [getattr(fw, name) for name in fw.__all__]",
+    "all built-in tasks": "import featherweight.tasks",
+    "featherweight --version": "import featherweight.cli.main",
+}
+MEASURE = "import time; start = time.perf_counter(); exec({!r}); print(time.perf_counter() - start)"
 
 
-def opened(engine: str, path: Path, inputs: list) -> tuple[float, Memory]:
-    start = time.perf_counter()
-    with Worker() as worker:
-        worker.open(engine, path, Settings())
-        seconds = time.perf_counter() - start
-        worker.inputs([inputs])
-        worker.run()
-        return seconds, worker.memory()
-
-
-def imported() -> float:
-    start = time.perf_counter()
-    subprocess.run([sys.executable, "-c", BESIDE], check=True)
-    return time.perf_counter() - start
+def seconds(statement: str) -> float:
+    command = [sys.executable, "-c", MEASURE.format(statement)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engines", nargs="+", default=["onnxruntime", "openvino", "pytorch"], choices=list(ENGINES))
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    task = find_task("digits")
-    model, example = task.model(), task.example()
-    seconds: dict[str, list[float]] = {name: [] for name in (BESIDE, *options.engines)}
-    memory: dict[str, Memory] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder) / f"{name}{find(name).suffix}" for name in options.engines}
-        for name, path in paths.items():
-            find(name).export(model, example, path)
-        for _ in range(options.rounds):
-            seconds[BESIDE].append(imported())
-            for name, path in paths.items():
-                found, memory[name] = opened(name, path, arrays_of(example))
-                seconds[name].append(found)
-    table = Table("process", "seconds until a file is open", "MB before it", "MB of the model")
-    for name, times in seconds.items():
-        its = memory.get(name)
-        held = [f"{(its.peak - its.model) / 1e6:.0f}", f"{its.model / 1e6:.1f}"] if its else ["", ""]
-        table.add_row(name, f"{median(times):.2f}", *held)
-    Console().print(table)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    rounds = [{name: seconds(code) for name, code in STATEMENTS.items()} for _ in range(arguments.rounds + 1)][1:]
+    rows = {
+        name: {
+            "seconds": statistics.median(each[name] for each in rounds),
+            "beyond torch": statistics.median(each[name] - each["import torch"] for each in rounds),
+        }
+        for name in STATEMENTS
+    }
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f"{'':26}{'seconds':>10}{'beyond torch':>15}")
+    for name, row in rows.items():
+        print(f"{name:26}{row['seconds']:10.3f}{row['beyond torch']:+15.3f}")
 
 
 if __name__ == "__main__":
