@@ -42,10 +42,11 @@ class Masking:
     def __init__(self, student: Compressed, labels: Labels, curves: Sequence[Curve], task: Task, count: int) -> None:
         self.student, self.labels, self.curves = student, labels, curves
         self.data = list(calibration_batches(student, task, count))
-        self.readers = [reading(labels, curve.labels, student) for curve in curves]
-        names = list(dict.fromkeys(name for each in self.readers for name in each))
+        readers = [reading(labels, curve.labels, student) for curve in curves]
+        names = list(dict.fromkeys(name for each in readers for name in each))
         found = InputMoment(batches=count, required=False).begun(student, names, task).measure(student, names, task)
         self.moments = {name: metric.hessian for name, metric in whole(found).items()}
+        self.readers = [{name: at for name, at in each.items() if name in self.moments} for each in readers]
         self.wanted = self._outputs(copy.deepcopy(student.base))
         self.size = sum(float(r.square().sum()) for r in self.wanted)
 
@@ -56,8 +57,6 @@ class Masking:
         state = tensors(model)
         for number, curve, readers in zip(gone, self.curves, self.readers, strict=True):
             for name, columns in readers.items() if 0 < number < len(curve.labels) else ():
-                if name not in self.moments:
-                    continue
                 w = self.student.weight(name).detach()
                 kept = columns[number:].flatten().sort().values
                 state[name].copy_(refilled(w, self.moments[name], kept))

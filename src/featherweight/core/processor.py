@@ -30,16 +30,24 @@ def instructions() -> str:
     return f"{_widest()} with VNNI" if VNNI & _able() else _widest()
 
 
+def told(key: str) -> str | None:
+    """What Linux tells of the first processor; ``None`` elsewhere, and for what it does not tell."""
+    if platform.system() == "Linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None
+
+
 def _able() -> frozenset[str]:
     """Names of what the processor has; of those in :data:`VNNI` at least.
 
     Linux tells at once, where importing PyTorch to ask takes the seconds that a process for a small model has.
     """
-    if platform.system() == "Linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "flags":
-                return frozenset(value.split())
+    flags = told("flags")
+    if flags is not None:
+        return frozenset(flags.split())
     import torch
 
     return frozenset(name for name, has in torch.cpu.get_capabilities().items() if has is True)

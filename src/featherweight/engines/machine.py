@@ -3,11 +3,10 @@
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
-from featherweight.core.processor import instructions
+from featherweight.core.processor import instructions, told
 from featherweight.engines.packages import needed
 
 
@@ -40,9 +39,4 @@ def machine() -> Machine:
 
 def _cpu() -> str:
     """The model's name; on Linux ``platform`` knows the architecture alone."""
-    if platform.system() == "Linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    return told("model name") or platform.processor() or platform.machine()

@@ -10,7 +10,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 
-from featherweight.core.errors import TraceError
+from featherweight.core.errors import TraceError, reason_of
 from featherweight.core.quiet import quiet
 from featherweight.core.tap import JOINS, Call, Operator
 from featherweight.core.task import Example
@@ -76,10 +76,7 @@ def trace(model: nn.Module, example: Example, any_batch: bool = False) -> Traced
         with quiet():  # of recurrent layers' second list of weights, and of what it could not trace: that is told below
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free, strict=False)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise TraceError(
-            f"the model cannot be traced ({type(error).__name__}: {reason}); compress its weights instead"
-        ) from error
+        raise TraceError(f"the model cannot be traced ({reason_of(error)}); compress its weights instead") from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     first = {id(module): name for name, module in model.named_modules()}

@@ -167,8 +167,6 @@ class Kronecker(MetricRule):
 
     def _curvatures(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Tensor]:
         layers = {name: owner(student, name) for name in names if not recurrent(owner(student, name))}
-        if not layers:
-            return {}
         total: dict[str, Tensor] = {}
         samples = 0
         leaves = {name: student.weight(name).detach().requires_grad_() for name in names}
@@ -180,13 +178,13 @@ class Kronecker(MetricRule):
             for batch in calibration(student, task, self.batches):
                 with _outputs(layers) as outputs:
                     result = call(swapped, batch)
+                flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
+                wanted = [each for _, each in flat]
+                if not wanted:  # weights that their layers' own calls do not use, as an attention's projection
+                    continue
                 for draw in range(self.draws):
                     value, count = probe(result, task, self.logits(task), self.temperature)
                     samples += count
-                    flat = [(name, each) for name, calls in outputs.items() for each in calls if each.requires_grad]
-                    wanted = [each for _, each in flat]
-                    if not wanted:  # weights that their layers' own calls do not use, as an attention's projection
-                        break
                     found = torch.autograd.grad(value, wanted, retain_graph=draw + 1 < self.draws, allow_unused=True)
                     for (name, _), gradient in zip(flat, found, strict=True):
                         if gradient is not None:

@@ -91,11 +91,12 @@ class Prefix:
         parts: Sequence[Sequence[str]] = (),
         blocks: Sequence[str] = (),
         behind: Mapping[str, int] | None = None,
+        order: Callable[[Batch], Batch] | None = None,
     ) -> None:
         """``behind``: name of a parameter -> how many of ``blocks`` need not be run when it is measured."""
         self.student, self.task, self.batches = student, task, batches
         self.calls, self.parts, self.blocks, self.behind = calls, parts, blocks, behind or {}
-        self.order = order_for(task, student.base)
+        self.order = order or order_for(task, student.base)
         self.stubs: list[list[Any]] = []
         self.held = _Held()
 
@@ -201,7 +202,8 @@ def observed(student: Compressed, names: Sequence[str], task: Task, batches: int
     paths = {block_of(student.base, first) for first, _, _ in parameters(student.base)}
     blocks = {path for path in paths if next(student.base.get_submodule(path).children(), None) is not None}
     keys = {name.rpartition(".")[0]: likeness(owner(student, name), name) for name in names}
-    first = order_for(task, student.base)(moved(drawn[0], student.device))
+    images = order_for(task, student.base)
+    first = images(moved(drawn[0], student.device))
     with evaluating(student), _watching(student.base, blocks, keys) as flow:
         call(student, first)
     steps = {name: flow.step(student.names.get(name, (name,))) for name in names}
@@ -212,7 +214,7 @@ def observed(student: Compressed, names: Sequence[str], task: Task, batches: int
     for name in reversed(order):
         least = min(least, steps[name])
         behind[name] = sum(flow.left[path] < least for path in once)
-    return Prefix(student, task, drawn, flow.calls, parts, once, behind)
+    return Prefix(student, task, drawn, flow.calls, parts, once, behind, images)
 
 
 def _parts(names: Sequence[str], steps: Mapping[str, int], flow: Flow) -> list[list[str]]:
