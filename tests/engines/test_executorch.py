@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import EngineError
-from featherweight.core.task import Example
+from featherweight.core.task import ACCURACY, Example, Task
 from featherweight.engines import ENGINES
 from featherweight.engines.engine import Precision, Settings
 from featherweight.engines.executorch import MOST
@@ -52,15 +52,51 @@ def test_outputs_are_the_models(files: Files, name: str, largest: float, batch: 
 
 
 def test_xnnpack_holds_every_layer_as_integers(files: Files) -> None:
-    """Nothing but shapes is left to portable kernels, and what XNNPACK holds has a byte for a weight."""
+    """Nothing but shapes and the ends of a range is left to portable kernels, and a weight has a byte in XNNPACK's."""
     from executorch.exir._serialize._program import deserialize_pte_binary
 
     data = files["int8"][1].read_bytes()
     (plan,) = deserialize_pte_binary(data).program.execution_plan
     assert {each.id for each in plan.delegates} == {"XnnpackBackend"}
-    assert {each.name for each in plan.operators} <= {"aten::sym_size", "aten::view_copy", "executorch_prim::et_view"}
+    portable = {"aten::sym_size", "aten::view_copy", "executorch_prim::et_view", "aten::expand_copy"}
+    assert {each.name for each in plan.operators} <= portable
     weights = sum(x.numel() for x in files["int8"][0].base.parameters())
     assert len(data) < 1.25 * weights < 0.32 * files["float"][1].stat().st_size
+
+
+class Perceptron(nn.Module):
+    """Two linear layers beside a shortcut: what neither gives becomes levels at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.inner, self.outer = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(96, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.outer(nn.functional.gelu(self.inner(self.norm(x))))
+        return y
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_layers_whose_results_stay_floats_compute_with_the_levels_that_they_are_given(
+    bits: int, tmp_path: Path
+) -> None:
+    """Though XNNPACK finds the range of each row anew, of which one may be all zeros."""
+    pytest.importorskip("executorch")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = Perceptron().eval(), 3 * torch.randn(6, 5, 32)
+    x[0, 0] = 0
+    example = Example((x[:2],))
+    task = Task(
+        "perceptron", Perceptron, model=lambda: model, example=lambda: example, quality=ACCURACY,
+        calibration=lambda: [(x, torch.zeros(6))],
+    )  # fmt: skip
+    student, _ = run(model, task, post_training(bits, bits))
+    export(student.eval(), example, tmp_path / "m.pte")
+    with torch.no_grad():
+        expected = student(x).numpy()
+    found = parity([[expected]], [EXECUTORCH.open(tmp_path / "m.pte", Settings()).run([x.numpy()])])
+    assert found.largest < 1e-5, found
 
 
 def test_larger_batches_are_refused(files: Files) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
@@ -42,6 +43,11 @@ class Grid:
     def args(self) -> tuple[Any, ...]:
         return self.scale, self.zero, LOWEST, HIGHEST, torch.int8
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest number that a level stands for."""
+        return self.scale * (LOWEST - self.zero), self.scale * (HIGHEST - self.zero)
+
 
 Layer = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """``x``, a weight ``[out, in]`` that was dequantized, a bias -> what a linear layer makes of them."""
@@ -55,12 +61,15 @@ class Kernels:
     most         the largest sizes that files are made for
     bare         operators that are given levels as they are, since no kernel knows the pattern around them
     unquantized  a linear layer that takes levels and whose result stays in floats; by default it is all floats
+    ranging      that layer finds the range of what it is given as it runs: each row gets the ends of the levels' range
+                 beside it, with weights of zero, so that what it finds is that range
     """
 
     folded: bool = True
     most: Limits = Limits()
     bare: frozenset[Any] = frozenset()
     unquantized: Layer | None = None
+    ranging: bool = False
 
 
 def decomposed(model: nn.Module, example: Example, kernels: Kernels) -> Program:
@@ -175,18 +184,25 @@ class _Rewriting:
                 if rowwise and user.target in WEIGHTED and user.args[1] is node and self.is_whole(user):
                     user.replace_input_with(node, self.per_channel(node))
                 elif rowwise and user.target == aten.linear.default and self.kernels.unquantized and self.takes(user):
-                    user.target, user.args = (
-                        self.kernels.unquantized,
-                        (user.args[0], self.per_channel(node), *user.args[2:]),
-                    )
+                    user.target, user.args = self.kernels.unquantized, self.unquantized(user, node)
                 elif rowwise and user.target == aten.embedding.default:
                     user.target, user.args, user.kwargs = _looked_up, (levels, scales, user.args[1]), {}
                 else:
                     user.replace_input_with(node, self.add(node, "numbers", numbers(*table, axis, group)))
 
-    def per_channel(self, node: Node) -> Node:
-        """A weight's levels, dequantized by the scale of each output channel."""
-        levels, scales, *_ = node.args
+    def unquantized(self, layer: Node, weight: Node) -> tuple[Any, ...]:
+        """What a linear layer whose result stays in floats is given."""
+        x, _, *bias = layer.args
+        if not self.kernels.ranging:
+            return x, self.per_channel(weight), *bias
+        assert isinstance(x, Node)
+        lowest, highest = self.grids[x].ends
+        longer = self.add(weight, "longer", F.pad(self.constant(weight.args[0]), (0, 2)))
+        return self.graph.call_function(_with_ends, (x, lowest, highest)), self.per_channel(weight, longer), *bias
+
+    def per_channel(self, node: Node, levels: Node | None = None) -> Node:
+        """A weight's levels, or others in their place, dequantized by the scale of each output channel."""
+        levels, scales = levels or node.args[0], node.args[1]
         zeros = self.add(node, "zeros", torch.zeros(len(self.constant(scales)), dtype=torch.int64))
         settings = (scales, zeros, 0, -HIGHEST, HIGHEST, torch.int8)
         if not self.kernels.folded:
@@ -231,6 +247,12 @@ def _only(node: Node) -> Node | None:
     """Who takes a tensor, if it is one alone."""
     users = list(node.users)
     return users[0] if len(users) == 1 else None
+
+
+def _with_ends(x: Tensor, lowest: float, highest: float) -> Tensor:
+    """``[..., n]`` -> ``[..., n + 2]``."""
+    ends = torch.tensor([lowest, highest], dtype=x.dtype, device=x.device)
+    return torch.cat([x, ends.expand(*x.shape[:-1], 2)], dim=-1)
 
 
 def _looked_up(levels: Tensor, scales: Tensor, rows: Tensor) -> Tensor:

@@ -63,19 +63,35 @@ class Scaled(nn.Module):
 def deployed(student: Compressed) -> nn.Module:
     """A copy of the base module whose integer weights stay integers when it is traced; computes the same.
 
-    Recurrent layers, and weights that several modules share, keep decoded numbers.
+    Weights that several modules share keep decoded numbers.
     """
     model = copy.deepcopy(student.base).eval()
     for name, code in student.codes.items():
         found = integers(code)
+        if found is None or len(student.names[name]) > 1:
+            continue
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        if found is None or len(student.names[name]) > 1 or isinstance(module, nn.RNNBase):
-            continue
         parametrize.register_parametrization(module, leaf, Scaled(*found), unsafe=True)
         decoded = module.parametrizations.get_submodule(leaf)  # type: ignore[union-attr]
         decoded.original = nn.Parameter(torch.empty(0), requires_grad=False)  # else files would hold it, unused
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase) and parametrize.is_parametrized(module):
+            _read_weights_anew(module)
     return model
+
+
+def _read_weights_anew(layer: nn.RNNBase) -> None:
+    """PyTorch's recurrent layers compute with a list of their first weights, which knows of no parametrization."""
+
+    def weights(self: nn.RNNBase) -> list[Tensor]:
+        return [getattr(self, name) for name in self._flat_weights_names]
+
+    def left(self: nn.RNNBase, given: list[Tensor]) -> None:
+        """What PyTorch keeps in the list is not asked for."""
+
+    kind = type(layer)
+    layer.__class__ = type(kind.__name__, (kind,), {"_flat_weights": property(weights, left)})
 
 
 def translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
@@ -126,6 +142,8 @@ def finish(model: "onnx.ModelProto", exact: bool = False) -> "onnx.ModelProto":
     for node in list(model.graph.node):
         if node.op_type == "Gather":
             graph.look_up(node)
+        if node.op_type in RECURRENT:
+            graph.order_gates(node)
     for node in list(model.graph.node):
         if node.op_type in ("MatMul", "Gemm"):
             graph.multiply_dynamically(node)
@@ -154,6 +172,9 @@ UNSIGNED = ".unsigned"
 """What ends the names of weights whose levels were moved by 128."""
 MOVING = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 """Operators of ONNX whose outputs are some of their inputs."""
+
+
+RECURRENT = ("GRU", "LSTM")
 
 
 class Graph:
@@ -354,6 +375,56 @@ class Graph:
             ("Concat", [f"{name}.lower", f"{name}.upper"], "levels", {"axis": -1}),
             ("Sub", [f"{name}.levels", eight], "numbers", {}),
         ]
+
+    def order_gates(self, node: "onnx.NodeProto") -> None:
+        """A recurrent layer's weights, whose gates ONNX has in another order, are put in it as integers.
+
+        The exporter takes the gates apart and puts them together in the graph, which every run would do again.
+        """
+        import onnx
+
+        for at in (1, 2):
+            levels, scales = self._ordered(node.input[at], 0), self._ordered(node.input[at], 1)
+            if levels is None or scales is None:
+                continue
+            name = f"{node.output[0]}.{at}"
+            made = [
+                self.add(f"{name}.levels", np.ascontiguousarray(levels.reshape(-1, levels.shape[-1]))),
+                self.add(f"{name}.scales", scales.ravel()),
+            ]
+            self._insert(node, made, f"{name}.rows", {"axis": 0})
+            shape = self.add(f"{name}.shape", np.array(levels.shape))
+            self.insert(node, onnx.helper.make_node("Reshape", [f"{name}.rows", shape], [name], name=name))
+            node.input[at] = name
+
+    def _ordered(self, name: str, part: int) -> "np.ndarray[Any, Any] | None":
+        """A matrix's levels (``part`` 0) or the column of its rows' scales (1), its rows moved as in the graph.
+
+        ``None`` where the tensor is none that is made of such matrices by moving rows.
+        """
+        node = self.makers.get(name)
+        if node is None:
+            return None
+        settings = {each.name: each.i for each in node.attribute}
+        if node.op_type == "DequantizeLinear":
+            levels, scales = self.constant(node.input[0]), self.constant(node.input[1])
+            if levels is None or scales is None or levels.ndim != 2 or scales.ndim != 1 or settings.get("axis", 1):
+                return None
+            return scales[:, None] if part else levels
+        taken = node.input if node.op_type == "Concat" else node.input[:1]
+        found = [self._ordered(each, part) for each in taken]
+        moved = [each for each in found if each is not None]
+        given = [self.constant(each) for each in node.input[1:]]
+        if len(moved) < len(found) or (node.op_type != "Concat" and any(each is None for each in given)):
+            return None
+        if node.op_type == "Concat" and settings["axis"] == 0:
+            return np.concatenate(moved)
+        if node.op_type == "Unsqueeze" and given[0] == [0]:
+            return moved[0][None]
+        if node.op_type == "Slice" and len(given) == 3 and given[2] == [0]:
+            start, end = (int(each.item()) for each in given[:2] if each is not None)
+            return moved[0][start:end]
+        return None
 
     def pad_within(self, node: "onnx.NodeProto") -> None:
         """Zeros put around the quantized input of a convolution become its own padding: zero is a level, exactly."""

@@ -26,7 +26,7 @@ CALIBRATION = 512
 """Windows, the first ones of the training part."""
 
 LSTM = Baseline(epochs=20, batch_size=32, learning_rate=2e-3, weight_decay=0.01, seed=0, shift=0)
-TRANSFORMER = Baseline(epochs=16, batch_size=32, learning_rate=1e-3, weight_decay=0.1, seed=0, shift=0)
+TRANSFORMER = Baseline(epochs=12, batch_size=32, learning_rate=1e-3, weight_decay=0.1, seed=0, shift=0)
 
 Part = Literal["train", "selection", "evaluation"]
 
@@ -57,7 +57,7 @@ def lstm() -> Task:
 def transformer() -> Task:
     """Transformer of twelve layers that predicts the next character of tiny Shakespeare.
 
-    Data as for the LSTM. The model is trained on first use, in about half an hour on two cores, and kept in the data
+    Data as for the LSTM. The model is trained on first use, in less than an hour on two cores, and kept in the data
     folder.
     """
     return _task("shakespeare-transformer", 12, CharacterTransformer, TRANSFORMER)
