@@ -202,13 +202,14 @@ class _Rewriting:
 
     def per_channel(self, node: Node, levels: Node | None = None) -> Node:
         """A weight's levels, or others in their place, dequantized by the scale of each output channel."""
-        levels, scales = levels or node.args[0], node.args[1]
+        scales = node.args[1]
+        held: Any = levels or node.args[0]
         zeros = self.add(node, "zeros", torch.zeros(len(self.constant(scales)), dtype=torch.int64))
         settings = (scales, zeros, 0, -HIGHEST, HIGHEST, torch.int8)
         if not self.kernels.folded:
-            weight = self.add(node, "numbers", numbers(self.constant(levels), self.constant(scales), 0, 0))
-            levels = self.graph.call_function(standard.quantize_per_channel.default, (weight, *settings))
-        return self.graph.call_function(standard.dequantize_per_channel.default, (levels, *settings))
+            weight = self.add(node, "numbers", numbers(self.constant(held), self.constant(scales), 0, 0))
+            held = self.graph.call_function(standard.quantize_per_channel.default, (weight, *settings))
+        return self.graph.call_function(standard.dequantize_per_channel.default, (held, *settings))
 
     def takes(self, node: Node) -> bool:
         """Whether a layer takes levels."""
