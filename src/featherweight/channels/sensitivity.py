@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Masking:
         found = InputMoment(batches=count, required=False).begun(student, names, task).measure(student, names, task)
         self.moments = {name: metric.hessian for name, metric in whole(found).items()}
         self.readers = [{name: at for name, at in each.items() if name in self.moments} for each in readers]
+        # Searches change few groups at a time, back and forth: a weight's last values are kept.
+        self.refilled = lru_cache(maxsize=4 * len(names))(self._refilled)
         self.wanted = self._outputs(copy.deepcopy(student.base))
         self.size = sum(float(r.square().sum()) for r in self.wanted)
 
@@ -55,15 +58,17 @@ class Masking:
         """With the first ``gone[k]`` labels of curve ``k`` masked, for every curve; ``LOST`` at most."""
         model = copy.deepcopy(self.student.base)
         state = tensors(model)
-        for number, curve, readers in zip(gone, self.curves, self.readers, strict=True):
-            for name, columns in readers.items() if 0 < number < len(curve.labels) else ():
-                w = self.student.weight(name).detach()
-                kept = columns[number:].flatten().sort().values
-                state[name].copy_(refilled(w, self.moments[name], kept))
+        for at, (number, curve) in enumerate(zip(gone, self.curves, strict=True)):
+            for name in self.readers[at] if 0 < number < len(curve.labels) else ():
+                state[name].copy_(self.refilled(at, name, number))
             masked(self.labels, curve.labels[:number], model)
         pairs = zip(self._outputs(model), self.wanted, strict=True)
         error = sum(float((y - r).square().sum()) for y, r in pairs) / max(self.size, 1e-300)
         return error if error < LOST else LOST
+
+    def _refilled(self, at: int, name: str, gone: int) -> Tensor:
+        kept = self.readers[at][name][gone:].flatten().sort().values
+        return refilled(self.student.weight(name).detach(), self.moments[name], kept)
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> list[Tensor]:

@@ -232,8 +232,7 @@ def allocate(given: Tradeoff, share: float, step: int = 1, least: int = 1) -> li
 def cost_without(given: Tradeoff, gone: Sequence[int]) -> float:
     """What is left of the cost when the first ``gone`` labels of every curve have gone."""
     state = Narrowing(given)
-    for number, count in enumerate(gone):
-        state.make(Move(number, count, 0.0, 0.0))
+    state.set(gone)
     return state.cost
 
 
@@ -286,13 +285,14 @@ class Narrowing:
             went.update(self.places[number][gone - 1])
             if (len(curve.labels) - gone) % step:
                 continue
-            saved = sum(
-                self.costs.of(name, self.shapes[name]) - self.costs.of(name, shape)
-                for name, shape in self._shrunk(went).items()
-            )
+            saved = self._saved(went)
             if saved > 0:
                 found.append(Move(number, gone, curve.errors[gone] - curve.errors[before], saved))
         return found
+
+    def _saved(self, went: Mapping[tuple[str, int], int]) -> float:
+        shrunk = self._shrunk(went).items()
+        return sum(self.costs.of(name, self.shapes[name]) - self.costs.of(name, shape) for name, shape in shrunk)
 
     def _shrunk(self, went: Mapping[tuple[str, int], int]) -> dict[str, tuple[int, ...]]:
         shapes: dict[str, tuple[int, ...]] = {}
@@ -302,10 +302,33 @@ class Narrowing:
             shapes[name] = tuple(shape)
         return shapes
 
+    def widened(self, number: int, step: int) -> Move | None:
+        """The most labels of one curve that can come back at the price of the fewest, if any are gone."""
+        curve, before = self.curves[number], self.gone[number]
+        found: Move | None = None
+        came = Counter[tuple[str, int]]()
+        for gone in range(before - 1, -1, -1):
+            came.subtract(self.places[number][gone])
+            if (len(curve.labels) - gone) % step and gone:
+                continue
+            saved = self._saved(came)
+            if found is not None and saved < found.saved:
+                break
+            found = Move(number, gone, curve.errors[gone] - curve.errors[before], saved)
+        return found
+
+    def set(self, gone: Sequence[int]) -> None:
+        """Let so many labels of every curve be gone."""
+        for number, count in enumerate(gone):
+            if count != self.gone[number]:
+                self.make(Move(number, count, 0.0, 0.0))
+
     def make(self, move: Move) -> None:
+        """Let labels go, or come back."""
+        before, after = self.gone[move.curve], move.gone
         went = Counter[tuple[str, int]]()
-        for counter in self.places[move.curve][self.gone[move.curve] : move.gone]:
-            went.update(counter)
+        for counter in self.places[move.curve][min(before, after) : max(before, after)]:
+            went.update(counter) if after > before else went.subtract(counter)
         self.shapes |= self._shrunk(went)
         self.gone[move.curve] = move.gone
         self.cost = self.costs.total(self.shapes)
