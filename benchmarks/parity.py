@@ -37,7 +37,7 @@ from featherweight.tasks import find
 
 TASKS = (
     "digits", "mnist-lenet300", "mnist-lenet5", "fashion-lenet5", "cifar10-resnet20", "cifar10-resnet56",
-    "imagenet-lite0", "minilm",
+    "imagenet-lite0", "minilm", "shakespeare-lstm", "shakespeare-transformer",
 )  # fmt: skip
 ENGINES = ("onnxruntime", "openvino")
 BATCH = 32

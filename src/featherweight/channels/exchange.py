@@ -1,28 +1,32 @@
 """How many channels of every group stay: equal ratios first, then exchanges between groups that the outputs gain by."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from featherweight.channels.sensitivity import Masking
+from featherweight.channels.sensitivity import LOST, Masking
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
 from featherweight.core.task import Task
-from featherweight.search.channels import Move, Narrow, Narrowing, Tradeoff
+from featherweight.search.channels import Move, Narrow, Narrowing, Tradeoff, allocate, cost_without
+
+ENOUGH = 1e-3
+"""Of the error, by which it has to fall for a move to be made."""
 
 
 @dataclass(frozen=True)
 class Exchange(Narrow):
     """Narrow all groups by one ratio, then let some have channels back that others give up.
 
-    A local search in the numbers of channels of all groups: while the cost is above the limit, the group goes on to its
-    next number that harms least for what it saves; while one can have channels back within the limit, the one that
-    gains most for them does; and then, of the exchanges between two groups, those ``tried`` that promise most by the
-    errors of each alone are measured, and the best is made if the error falls by a thousandth or more. The search ends
-    where none does. The error is that of :class:`Masking`, everything masked at once, so that the end is no worse in it
-    than equal ratios of the same cost. Within a group channels go in the order of ``score``.
+    A local search in the numbers of channels of all groups, which begins at equal ratios, or at what :class:`Narrow`
+    would allocate where that is better. While a group can have channels back within the limit, the one that gains most
+    for their price does. Then exchanges are tried: one group gets its next number of channels, and those that harm
+    least for what they save pay for it, or one gives channels and those that gain most get them. The ``tried`` that
+    promise most, by what each step does alone, are measured, and the best is made if the error falls by a thousandth or
+    more. The search ends where none does. The error is that of :class:`Masking`, everything masked at once, so that the
+    end is no worse in it than equal ratios within the same cost. Within a group channels go in the order of ``score``.
     """
 
-    batches: int = 4
+    batches: int = 1
     tried: int = 6
 
     def __post_init__(self) -> None:
@@ -61,24 +65,29 @@ def equal_ratios(given: Tradeoff, share: float, step: int, least: int) -> list[i
 
 
 class _Search:
-    """Numbers of labels that have gone, and the error with them."""
+    """Numbers of labels that have gone, and the error with them.
+
+    What a move does to the error was measured beside other numbers of other groups, perhaps: it is measured again
+    before the move is made, and where no exchange promises anything.
+    """
 
     def __init__(self, rule: Exchange, given: Tradeoff, masking: Masking) -> None:
         self.rule, self.given, self.masking, self.state = rule, given, masking, Narrowing(given)
         self.whole = self.state.cost
         self.known: dict[tuple[int, ...], float] = {}
         """Errors that were measured."""
+        self.rises: dict[tuple[int, int, int], float] = {}
+        """Curve, and labels gone before and after -> the rise of the error when it was measured last."""
 
     def settle(self, share: float) -> None:
-        """Begin at equal ratios, or at what the last search ended with where that is better."""
+        """Begin at the best of equal ratios, the errors of groups added up, and what the last search ended with."""
         limit = share * self.whole
-        even = equal_ratios(self.given, share, self.rule.step, self.rule.least)
-        if not any(self.state.gone) or self.state.cost > limit or self.error() > self.error_with(even):
-            self.state.set(even)
-        while self.state.cost > limit:
-            self.state.all_moves(limit, self.rule.step, self.rule.least)  # or an error that says how far it goes
-            self.state.make(min(self.narrower(), key=self.harm))
-        while self.widened(limit) or self.exchanged(limit):
+        step, least = self.rule.step, self.rule.least
+        starts = [equal_ratios(self.given, share, step, least), allocate(self.given, share, step, least)]
+        if any(self.state.gone):
+            starts.append(list(self.state.gone))
+        self.state.set(min((each for each in starts if cost_without(self.given, each) <= limit), key=self.error_with))
+        while self.widened(limit) or self.exchanged(limit) or self.exchanged(limit, anew=True):
             pass
 
     def narrower(self) -> list[Move]:
@@ -91,62 +100,93 @@ class _Search:
         groups = range(len(self.state.curves))
         return [move for move in (self.state.widened(k, self.rule.step) for k in groups) if move is not None]
 
-    def harm(self, move: Move) -> float:
-        """The rise of the error for what is saved."""
-        return (self.error(move) - self.error()) / move.saved
-
-    def worth(self, move: Move) -> float:
-        """The fall of the error for the price of what comes back, which measured times may have below zero."""
-        return (self.error() - self.error(move)) / max(-move.saved, 1e-9 * self.whole)
-
     def error(self, *moves: Move) -> float:
         gone = list(self.state.gone)
         for move in moves:
             gone[move.curve] = move.gone
         return self.error_with(gone)
 
-    def error_with(self, gone: list[int]) -> float:
+    def error_with(self, gone: Sequence[int]) -> float:
         key = tuple(gone)
         if key not in self.known:
             self.known[key] = self.masking.error(gone)
         return self.known[key]
 
+    def rise(self, move: Move, anew: bool = False) -> float:
+        key = (move.curve, self.state.gone[move.curve], move.gone)
+        if anew or key not in self.rises:
+            self.rises[key] = self.error(move) - self.error()
+        return self.rises[key]
+
+    def best(self, moves: Sequence[Move], value: Callable[[Move], float]) -> Move:
+        """The move of the lowest value by its rise, which is one of now."""
+        seen = set[int]()
+        while True:
+            found = min(moves, key=value)
+            if found.curve in seen:
+                return found
+            seen.add(found.curve)
+            self.rise(found, anew=True)
+
     def widened(self, limit: float) -> bool:
-        """Whether a group could have labels back within the limit, and did."""
-        free = [move for move in self.wider() if self.state.cost - move.saved <= limit and self.gains(move)]
-        if free:
-            self.state.make(max(free, key=self.worth))
-        return bool(free)
+        """Whether a group could have labels back within the limit, gained by it, and did."""
+        free = [move for move in self.wider() if self.fits(move, limit)]
+        found = self.best(free, self.worth) if free else None
+        if found is not None and self.error(found) < self.error() * (1 - ENOUGH):
+            self.state.make(found)
+            return True
+        return False
 
-    def exchanged(self, limit: float) -> bool:
+    def exchanged(self, limit: float, anew: bool = False) -> bool:
         """Whether an exchange was found that the outputs gain by, and made."""
+        for move in [*self.wider(), *self.narrower()] if anew else ():
+            self.rise(move, anew=True)
         promised = sorted(self.exchanges(limit), key=lambda each: each[0])[: self.rule.tried]
-        measured = [(self.error(*pair), pair) for promise, pair in promised]
-        best, pair = min(measured, key=lambda each: each[0], default=(0.0, ()))
-        if not pair or not self.gains(*pair):
-            return False
-        for move in pair:
-            self.state.make(move)
-        return True
+        measured = [(self.error_with(gone), gone) for _, gone in promised]
+        error, gone = min(measured, default=(LOST, []))
+        if error < self.error() * (1 - ENOUGH):
+            self.state.set(gone)
+            return True
+        return False
 
-    def gains(self, *moves: Move) -> bool:
-        return self.error(*moves) < self.error() * (1 - 1e-3)
-
-    def exchanges(self, limit: float) -> Iterator[tuple[float, tuple[Move, Move]]]:
-        """Pairs of a group that gets labels and one that gives as many as pay for them, with the error to expect."""
-        state, now, givers = self.state, self.error(), self.narrower()
-        for up in self.wider():
-            for down in givers:
-                paid = up.curve != down.curve and self.paying(up, down, limit)
-                if paid:
-                    rise = (self.error(down) - now) * (paid.gone - state.gone[down.curve])
-                    yield self.error(up) + rise / (down.gone - state.gone[down.curve]), (up, paid)
-
-    def paying(self, up: Move, down: Move, limit: float) -> Move | None:
-        """The fewest labels of the second group that pay for those of the first; layers may read both."""
+    def exchanges(self, limit: float) -> Iterator[tuple[float, list[int]]]:
+        """One group gets labels and others pay for them, or one gives labels and others get them, with the rise to
+        expect."""
         state, had = self.state, list(self.state.gone)
-        state.make(up)
-        moves = state.moves(down.curve, self.rule.step, self.rule.least)
-        found = next((move for move in moves if state.cost - move.saved <= limit), None)
-        state.set(had)
-        return found
+        for first in [*self.wider(), *self.narrower()]:
+            rise = self.rise(first)
+            state.make(first)
+            others = self.paid(first.curve, limit) if first.saved < 0 else self.spent(first.curve, limit)
+            if state.cost <= limit and others is not None:
+                yield rise + others, list(state.gone)
+            state.set(had)
+
+    def paid(self, but: int, limit: float) -> float | None:
+        """Let labels of other groups go until the limit is kept: the rise to expect, if there are enough."""
+        rise = 0.0
+        while self.state.cost > limit:
+            moves = [move for move in self.narrower() if move.curve != but]
+            if not moves:
+                return None
+            best = min(moves, key=lambda move: self.rise(move) / move.saved)
+            rise += self.rise(best)
+            self.state.make(best)
+        return rise
+
+    def spent(self, but: int, limit: float) -> float | None:
+        """Let labels of other groups come back as far as the limit allows: the rise to expect, if any do."""
+        rise: float | None = None
+        while moves := [move for move in self.wider() if move.curve != but and self.fits(move, limit)]:
+            best = min(moves, key=self.worth)
+            if self.rise(best) >= 0:
+                break
+            rise = (rise or 0.0) + self.rise(best)
+            self.state.make(best)
+        return rise
+
+    def fits(self, move: Move, limit: float) -> bool:
+        return self.state.cost - move.saved <= limit
+
+    def worth(self, move: Move) -> float:
+        """The rise, below zero, for the price of what comes back, which measured times may have below nothing."""
+        return self.rise(move) / max(-move.saved, 1e-9 * self.whole)
