@@ -54,6 +54,7 @@ class Capabilities:
     nibbles     its files hold four-bit weights in four bits
     precisions  what it can compute float operations in
     floats      it takes float models, not only those that are quantized throughout
+    recurrent   its files hold integer weights of recurrent layers as integers
     """
 
     integers: bool
@@ -61,6 +62,7 @@ class Capabilities:
     nibbles: bool
     precisions: frozenset[Precision]
     floats: bool = True
+    recurrent: bool = True
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class Engine(ABC):
         """A compressed model as :meth:`export` takes it: one whose integer weights are operators when it is traced."""
         from featherweight.engines.integers import deployed
 
-        return deployed(student)
+        return deployed(student, recurrent=self.capabilities.recurrent)
 
     @abstractmethod
     def open(self, path: Path, settings: Settings) -> Runner:

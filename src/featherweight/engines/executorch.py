@@ -58,7 +58,7 @@ class ExecuTorch(Engine):
     suffix: ClassVar[str] = ".pte"
     extra: ClassVar[str | None] = EXTRA
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32})
+        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32}), recurrent=False
     )
 
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:

@@ -60,18 +60,19 @@ class Scaled(nn.Module):
         return whole
 
 
-def deployed(student: Compressed) -> nn.Module:
+def deployed(student: Compressed, recurrent: bool = True) -> nn.Module:
     """A copy of the base module whose integer weights stay integers when it is traced; computes the same.
 
-    Weights that several modules share keep decoded numbers.
+    Weights that several modules share keep decoded numbers, and so do those of recurrent layers if they shall not be
+    ``recurrent`` integers.
     """
     model = copy.deepcopy(student.base).eval()
     for name, code in student.codes.items():
         found = integers(code)
-        if found is None or len(student.names[name]) > 1:
-            continue
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
+        if found is None or len(student.names[name]) > 1 or (isinstance(module, nn.RNNBase) and not recurrent):
+            continue
         parametrize.register_parametrization(module, leaf, Scaled(*found), unsafe=True)
         decoded = module.parametrizations.get_submodule(leaf)  # type: ignore[union-attr]
         decoded.original = nn.Parameter(torch.empty(0), requires_grad=False)  # else files would hold it, unused

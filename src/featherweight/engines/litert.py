@@ -32,7 +32,7 @@ class LiteRT(Engine):
     suffix: ClassVar[str] = ".tflite"
     extra: ClassVar[str | None] = EXTRA
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32})
+        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32}), recurrent=False
     )
     python: Path | None = None
     timeout: float = 1800.0
