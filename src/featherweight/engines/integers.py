@@ -380,7 +380,9 @@ class Graph:
     def order_gates(self, node: "onnx.NodeProto") -> None:
         """A recurrent layer's weights, whose gates ONNX has in another order, are put in it as integers.
 
-        The exporter takes the gates apart and puts them together in the graph, which every run would do again.
+        The exporter takes the gates apart and puts them together in the graph, which every run would do again. They
+        become ``(−q)(−s)`` and not DequantizeLinear: OpenVINO keeps what it sees to be dequantized as it is, and then
+        refuses the layer, whose weights have to be constants. Both engines work this out when they open the file.
         """
         import onnx
 
@@ -388,18 +390,27 @@ class Graph:
             levels, scales = self._ordered(node.input[at], 0), self._ordered(node.input[at], 1)
             if levels is None or scales is None:
                 continue
-            name = f"{node.output[0]}.{at}"
-            made = [
-                self.add(f"{name}.levels", np.ascontiguousarray(levels.reshape(-1, levels.shape[-1]))),
-                self.add(f"{name}.scales", scales.ravel()),
+            name, groups = f"{node.output[0]}.{at}", scales.shape[-1]
+            grouped = levels.reshape(*levels.shape[:-1], groups, -1)
+            constants = [
+                self.add(f"{name}.levels", np.ascontiguousarray(grouped)),
+                self.add(f"{name}.scales", -scales[..., None]),
+                self.add(f"{name}.shape", np.array(levels.shape)),
             ]
-            self._insert(node, made, f"{name}.rows", {"axis": 0})
-            shape = self.add(f"{name}.shape", np.array(levels.shape))
-            self.insert(node, onnx.helper.make_node("Reshape", [f"{name}.rows", shape], [name], name=name))
+            steps = [
+                ("Cast", [constants[0]], f"{name}.numbers"),
+                ("Neg", [f"{name}.numbers"], f"{name}.negative"),
+                ("Mul", [f"{name}.negative", constants[1]], f"{name}.scaled"),
+                ("Reshape", [f"{name}.scaled", constants[2]], name),
+            ]
+            made = [onnx.helper.make_node(kind, inputs, [output], name=output) for kind, inputs, output in steps]
+            made[0].attribute.append(onnx.helper.make_attribute("to", int(onnx.TensorProto.FLOAT)))
+            for each in made:
+                self.insert(node, each)
             node.input[at] = name
 
     def _ordered(self, name: str, part: int) -> "np.ndarray[Any, Any] | None":
-        """A matrix's levels (``part`` 0) or the column of its rows' scales (1), its rows moved as in the graph.
+        """A matrix's levels (``part`` 0) or the scales of its rows' groups (1), its rows moved as in the graph.
 
         ``None`` where the tensor is none that is made of such matrices by moving rows.
         """
@@ -409,9 +420,10 @@ class Graph:
         settings = {each.name: each.i for each in node.attribute}
         if node.op_type == "DequantizeLinear":
             levels, scales = self.constant(node.input[0]), self.constant(node.input[1])
-            if levels is None or scales is None or levels.ndim != 2 or scales.ndim != 1 or settings.get("axis", 1):
+            by_rows = settings.get("axis", 1) == int(settings.get("block_size", 0) > 0)
+            if levels is None or scales is None or levels.ndim != 2 or not by_rows:
                 return None
-            return scales[:, None] if part else levels
+            return scales.reshape(len(levels), -1) if part else levels
         taken = node.input if node.op_type == "Concat" else node.input[:1]
         found = [self._ordered(each, part) for each in taken]
         moved = [each for each in found if each is not None]
