@@ -150,8 +150,7 @@ class _Search:
         return False
 
     def exchanges(self, limit: float) -> Iterator[tuple[float, list[int]]]:
-        """One group gets labels and others pay for them, or one gives labels and others get them, with the rise to
-        expect."""
+        """One group gets labels that others pay for, or gives labels that others get, with the rise to expect."""
         state, had = self.state, list(self.state.gone)
         for first in [*self.wider(), *self.narrower()]:
             rise = self.rise(first)

@@ -144,22 +144,22 @@ def _narrowed(
     recipe: "Recipe | Priced | None",
 ) -> "Recipe":
     """The recipe, with channels cut to a share of a cost before it."""
+    from featherweight.channels.exchange import Exchange
     from featherweight.core.stage import Priced
     from featherweight.costs.latency import Latency
-    from featherweight.costs.layers import CostRule, Macs, Parameters
+    from featherweight.costs.layers import Macs, Parameters
     from featherweight.engines import find
     from featherweight.search.channels import Narrow
     from featherweight.search.narrowing import narrowed, narrowing
 
-    cost: CostRule
+    rule: Narrow
     match kind:
         case "macs":
-            cost = Macs()
+            rule = Narrow(share, Macs(), least=4)
         case "parameters":
-            cost = Parameters()
+            rule = Narrow(share, Parameters(), least=4)
         case _:
-            cost = Latency(find(engine), batch, threads)
-    rule = Narrow(share, cost, step=8 if kind == "latency" else 1, least=4)
+            rule = Exchange(share, Latency(find(engine), batch, threads), step=8, least=4)
     plain = recipe.at(recipe.price) if isinstance(recipe, Priced) else recipe
     return narrowed(narrowing(rule, task, epochs), plain)
 

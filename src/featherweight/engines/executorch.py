@@ -29,8 +29,7 @@ aten, standard = torch.ops.aten, torch.ops.quantized_decomposed
 
 
 def _rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Integers times integers, the result in floats: XNNPACK finds each row's range as it runs, and has no kernel to
-    be told it."""
+    """Integers times integers, the result in floats: XNNPACK finds each row's range as it runs."""
     scale, zero = standard.choose_qparams.tensor(x, LOWEST, HIGHEST, torch.finfo(torch.float32).eps, torch.int8)
     settings = (scale, zero, LOWEST, HIGHEST, torch.int8)
     x = standard.dequantize_per_tensor.tensor(standard.quantize_per_tensor.tensor(x, *settings), *settings)

@@ -40,7 +40,7 @@ class Ncnn(Engine):
     suffix: ClassVar[str] = ".ncnn"
     extra: ClassVar[str | None] = "ncnn"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32})
+        integers=True, dynamic=False, nibbles=False, precisions=frozenset({Precision.FLOAT32}), recurrent=False
     )
 
     def export(self, model: "nn.Module", example: "Example", path: Path) -> Exported:

@@ -37,7 +37,7 @@ class TensorRt(Engine):
     suffix: ClassVar[str] = ".onnx"
     extra: ClassVar[str | None] = "onnx"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        integers=True, dynamic=False, nibbles=True, precisions=frozenset({Precision.FLOAT32})
+        integers=True, dynamic=False, nibbles=True, precisions=frozenset({Precision.FLOAT32}), recurrent=False
     )
 
     def export(self, model: nn.Module, example: Example, path: Path) -> Exported:
