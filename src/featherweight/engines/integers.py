@@ -387,9 +387,10 @@ class Graph:
         import onnx
 
         for at in (1, 2):
-            levels, scales = self._ordered(node.input[at], 0), self._ordered(node.input[at], 1)
-            if levels is None or scales is None:
+            found = self._ordered(node.input[at])
+            if found is None:
                 continue
+            levels, scales = found
             name, groups = f"{node.output[0]}.{at}", scales.shape[-1]
             grouped = levels.reshape(*levels.shape[:-1], groups, -1)
             constants = [
@@ -409,8 +410,8 @@ class Graph:
                 self.insert(node, each)
             node.input[at] = name
 
-    def _ordered(self, name: str, part: int) -> "np.ndarray[Any, Any] | None":
-        """A matrix's levels (``part`` 0) or the scales of its rows' groups (1), its rows moved as in the graph.
+    def _ordered(self, name: str) -> "tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None":
+        """The levels of matrices and the scales of their rows' groups, the rows moved as in the graph.
 
         ``None`` where the tensor is none that is made of such matrices by moving rows.
         """
@@ -423,20 +424,22 @@ class Graph:
             by_rows = settings.get("axis", 1) == int(settings.get("block_size", 0) > 0)
             if levels is None or scales is None or levels.ndim != 2 or not by_rows:
                 return None
-            return scales.reshape(len(levels), -1) if part else levels
-        taken = node.input if node.op_type == "Concat" else node.input[:1]
-        found = [self._ordered(each, part) for each in taken]
-        moved = [each for each in found if each is not None]
-        given = [self.constant(each) for each in node.input[1:]]
-        if len(moved) < len(found) or (node.op_type != "Concat" and any(each is None for each in given)):
+            return levels, scales.reshape(len(levels), -1)
+        joins = node.op_type == "Concat"
+        parts = [self._ordered(each) for each in (node.input if joins else node.input[:1])]
+        found = [each for each in parts if each is not None]
+        given = [] if joins else [self.constant(each) for each in node.input[1:]]
+        known = [each for each in given if each is not None]
+        if len(found) < len(parts) or len(known) < len(given):
             return None
-        if node.op_type == "Concat" and settings["axis"] == 0:
-            return np.concatenate(moved)
-        if node.op_type == "Unsqueeze" and given[0] == [0]:
-            return moved[0][None]
-        if node.op_type == "Slice" and len(given) == 3 and given[2] == [0]:
-            start, end = (int(each.item()) for each in given[:2] if each is not None)
-            return moved[0][start:end]
+        levels, scales = found[0]
+        if joins and settings["axis"] == 0:
+            return np.concatenate([each for each, _ in found]), np.concatenate([each for _, each in found])
+        if node.op_type == "Unsqueeze" and known[0] == [0]:
+            return levels[None], scales[None]
+        if node.op_type == "Slice" and len(known) == 3 and known[2] == [0]:
+            start, end = (int(each.item()) for each in known[:2])
+            return levels[start:end], scales[start:end]
         return None
 
     def pad_within(self, node: "onnx.NodeProto") -> None:
