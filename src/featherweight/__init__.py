@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Objective,
         OneShot,
         Recipe,
+        Recurring,
         Stage,
         Training,
         everywhere,
@@ -51,7 +52,7 @@ _HOMES = {
     "featherweight.core.site": ("Sites", "WEIGHTS"),
     "featherweight.core.stage": (
         "Budget", "Cubic", "Iterative", "Learn", "Objective",
-        "OneShot", "Recipe", "Stage", "Training", "everywhere",
+        "OneShot", "Recipe", "Recurring", "Stage", "Training", "everywhere",
     ),
     "featherweight.core.task": ("ACCURACY", "Example", "Quality", "Task"),
     "featherweight.result": ("Result", "verify"),
@@ -63,8 +64,8 @@ __all__ = [
     "ACCURACY", "WEIGHTS",
     "Budget", "BudgetError", "Compressed", "Cubic", "DataError", "EngineError", "Example",
     "FeatherweightError", "FormatError",
-    "Iterative", "Learn", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Result",
-    "SchemeError", "SelectionError", "Session", "Sites", "Stage", "Task", "TaskError", "Training",
+    "Iterative", "Learn", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Recurring",
+    "Result", "SchemeError", "SelectionError", "Session", "Sites", "Stage", "Task", "TaskError", "Training",
     "begin", "compress", "everywhere", "load", "plan", "save", "verify",
 ]  # fmt: skip
 

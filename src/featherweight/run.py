@@ -21,6 +21,7 @@ from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
 from featherweight.training import loop
+from featherweight.training.parallel import first, from_first
 
 BEFORE = -1
 """The epoch, as far as seeds go, of what a stage decides and projects before it learns, and repairs after it."""
@@ -75,7 +76,7 @@ def run(
             keep = _keeper(kept, number, student)
             epochs = start.epochs if number == start.stage else 0
             done.append(_carry_out(student, teacher, task, stage, epochs, state if epochs else None, keep, watch))
-        if kept is not None:
+        if kept is not None and first():
             kept.keep(Position(number + 1, 0), student, None)
     return student.eval(), tuple(done)
 
@@ -92,7 +93,8 @@ def _carry_out(
 ) -> Coverage:
     """One stage, from after ``epochs`` of its training: edit, then project and learn, then repair."""
     begins = epochs == 0  # else the student has the stage's edits and taps
-    edits, left = _decided(stage.edit if begins else None, "structure", lambda rule: rule.decide(student, task))
+    rule = stage.edit if begins else None
+    edits, left = from_first(lambda: _decided(rule, "structure", lambda rule: rule.decide(student, task)))
     values = stage.edit.values(student, edits, task) if stage.edit is not None and edits else {}
     for edit in edits:
         student.edit(edit)

@@ -296,6 +296,21 @@ class Tuning(Training):
     batch: int | None = 64
 
 
+@dataclass(frozen=True)
+class Recurring(Training):
+    """Learning whose random numbers recur every ``period`` epochs: the same order of the same augmented samples.
+
+    An objective's teacher then runs in the first ``period`` epochs alone, and what it gave for so many views of each
+    sample is kept: in memory, the outputs of ``period`` epochs; in no checkpoint, so that it runs again after one.
+    """
+
+    period: int = 8
+
+    def __post_init__(self) -> None:
+        if self.period < 1:
+            raise SchemeError(f"a period of {self.period} epochs; give 1 or more")
+
+
 class MetricRule(ABC):
     """How a stage's metric is measured, from the student as it stands and the task's calibration data."""
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.processor import halves
-from featherweight.core.stage import Objective, Stage, Tap, Training, Tuning
+from featherweight.core.stage import Objective, Recurring, Stage, Tap, Training, Tuning
 from featherweight.core.task import Batch, Data, Task, call, moved, order_for
+from featherweight.training import parallel
 from featherweight.training.mixing import Mixed
 from featherweight.training.objectives import TASK_LOSS
 
@@ -94,23 +96,47 @@ def learn(
     reached = max((step for step in targets if step < max(start * each, 1)), default=None)
     target = float(bool(stage.schemes)) if reached is None else targets[reached]
     order = order_for(task, student.base, *([teacher] if objective.needs_teacher else []))
+    taught = _Taught(teacher, isinstance(training, Recurring)) if objective.needs_teacher else None
     if state is not None:
         optimizer.load_state_dict(state)
+    parallel.agree(student)
     for epoch in range(start, training.epochs):
         student.train()
-        with seeded(training.seed, epoch):
+        drawn = epoch % training.period if isinstance(training, Recurring) else epoch
+        with seeded(training.seed, drawn):
             for step, batch in enumerate(data, epoch * each):
                 target = targets.get(step, target)
                 if step in targets and step > 0 and stage.schemes:
+                    parallel.average_buffers(student)  # so that all processes project the same
                     advance(student, stage, project, target)
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
-                loss = _step(student, task, objective, teacher, optimizer, batch, order, training, target)
+                teach = None if taught is None else partial(taught.outputs, (drawn, step % each))
+                loss = _step(student, task, objective, teach, optimizer, batch, order, training, target)
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
-        if keep is not None and epoch + 1 < training.epochs:
+        parallel.average_buffers(student)
+        if keep is not None and epoch + 1 < training.epochs and parallel.first():
             keep(epoch + 1, optimizer)
     student.eval()
+
+
+@dataclass
+class _Taught:
+    """What the teacher gives; kept by the epoch and step of its batch, where a training's random numbers recur."""
+
+    teacher: nn.Module
+    recurs: bool
+    kept: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def outputs(self, place: tuple[int, int], images: Batch) -> Any:
+        if place in self.kept:
+            return self.kept[place]
+        outputs = call(self.teacher, images)
+        if self.recurs:
+            self.kept[place] = outputs
+        return outputs
 
 
 def required(stage: Stage, task: Task) -> Training:
@@ -179,26 +205,26 @@ def _step(
     student: Compressed,
     task: Task,
     objective: Objective,
-    teacher: nn.Module,
+    teach: Callable[[Batch], Any] | None,
     optimizer: torch.optim.Optimizer,
     batch: Any,
     order: Callable[[Batch], Batch],
     training: Training,
     target: float,
 ) -> float:
-    batch = moved(batch, student.device)
+    batch, share = parallel.part(moved(batch, student.device))
     images, taught = order(batch), None
     bfloat16 = training.bfloat16 and halves(student.device)
     with torch.autocast(student.device.type, torch.bfloat16, enabled=bfloat16):
-        if objective.needs_teacher:
-            with torch.no_grad():
-                taught = call(teacher, images)
+        if teach is not None:
+            taught = teach(images)
         outputs = call(student, images)
         loss = objective(Tap(outputs, batch, taught, student, task.loss or no_loss, target))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss * share if share != 1 else loss).backward()  # type: ignore[no-untyped-call]
+    parallel.average_gradients(p for group in optimizer.param_groups for p in group["params"])
     if training.clip is not None:
         nn.utils.clip_grad_norm_(student.parameters(), training.clip)
     optimizer.step()
