@@ -26,7 +26,7 @@ from torch import nn
 import featherweight as fw
 from featherweight.activations.repairs import NormReestimation
 from featherweight.core.processor import instructions
-from featherweight.core.stage import Recipe, Stage, Training
+from featherweight.core.stage import Recipe, Stage, Training, decayed
 from featherweight.core.task import measure as quality
 from featherweight.costs.operations import operations
 from featherweight.engines import find as engine
@@ -45,10 +45,6 @@ TASK = "cifar10-resnet56"
 REPAIRS = (NormReestimation(),)
 STEPS = 100
 """Of Torch-Pruning; it stops at the first one within the budget."""
-
-
-def sgd(parameters: Any, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def macs(model: nn.Module, task: fw.Task) -> int:
@@ -94,7 +90,7 @@ def theirs(model: nn.Module, task: fw.Task, ratio: float, importance: str) -> nn
 
 def learned(narrow: nn.Module, model: nn.Module, task: fw.Task, epochs: int, teacher: bool) -> nn.Module:
     objective = distillation(temperature=4.0, share=0.9) if teacher else None
-    training = Training(epochs, 0.02, sgd, final=0.001, warmup=0.02, bfloat16=True)
+    training = Training(epochs, 0.02, decayed, final=0.001, warmup=0.02, bfloat16=True)
     recipe = Recipe("learn", (Stage("learn", training=training, objective=objective),), teacher=lambda: model)
     return run(narrow, task, recipe)[0].finished()
 

@@ -10,10 +10,8 @@ killed goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt
 import argparse
 import sys
 import time
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +19,7 @@ import featherweight as fw
 from featherweight.activations.repairs import NormReestimation
 from featherweight.checkpoint import FILE, Position, checkpoint
 from featherweight.core.compressed import Compressed
-from featherweight.core.stage import Cubic, Learn, Recipe, Recurring, Stage, Training
+from featherweight.core.stage import Cubic, Learn, Recipe, Recurring, Stage, Training, decayed
 from featherweight.papers import deep_compression, lsq, watersic
 from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
@@ -33,7 +31,7 @@ from featherweight.search.precision import post_training
 from featherweight.tasks import find
 from featherweight.training.loop import Progress
 from featherweight.training.objectives import distillation
-from featherweight.training.parallel import first
+from featherweight.training.parallel import first, from_first
 
 HERE = Path(__file__).resolve().parent
 
@@ -82,11 +80,6 @@ def lenet300_small(task: str) -> Recipe:
             Stage("share", shared, training=Training(15, 5e-4, seed=1), objective=taught),
         ),
     )
-
-
-def decayed(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
-    """SGD with momentum 0.9 and a weight decay of 5e-4, as residual networks are trained on CIFAR-10."""
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def narrowed(cut: str, tune: str, share: float, epochs: int, lr: float) -> tuple[Stage, Stage]:
@@ -170,7 +163,7 @@ def make(name: str, folder: Path | None) -> None:
     if budget is not None:
         folder = None  # a search has no checkpoint
     elif folder is not None:
-        begun(name, task, recipe, folder)
+        from_first(lambda: begun(name, task, recipe, folder))
     result = fw.compress(task, recipe, budget, checkpoint=folder, watch=watch, tell=tell)
     if not first():
         return

@@ -265,6 +265,11 @@ def sgd(parameters: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
     return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True)
 
 
+def decayed(parameters: Iterable[Any], lr: float) -> torch.optim.Optimizer:
+    """:func:`sgd` with a weight decay of 5e-4, as residual networks are trained on CIFAR-10."""
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 @dataclass(frozen=True)
 class Training:
     """How a stage learns: passes over the training data, learning rate (cosine to ``final`` of it), optimizer, seed.
