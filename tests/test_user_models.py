@@ -1,5 +1,6 @@
 """Models as users have them: what is unusual in one does not keep the rest from it, or an error says what to give."""
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 import featherweight as fw
 from featherweight.core.errors import EngineError, TaskError
-from featherweight.core.stage import Recipe, Stage
+from featherweight.core.stage import Recipe, Stage, everywhere
 from featherweight.papers import find
+from featherweight.schemes.sparse import Fraction, Sparse
 from featherweight.search.channels import Narrow
 from featherweight.search.precision import post_training
 
@@ -176,3 +178,26 @@ def test_batches_that_a_model_cannot_take_are_an_error_of_ours() -> None:
     model, x = made("grouped")
     with pytest.raises(TaskError, match="cannot run on a batch of its data"):
         fw.compress(model, post_training(8, 8), example=x[:1], calibration=[x[:, :2]])
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_model_that_divides_by_zero_is_no_result(norm: Callable[[nn.Module], nn.Module]) -> None:
+    """Rows of directions that are all zero have no length; the outputs would be NaN, and nothing would say so."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5)), torch.randn(20, 8)
+    with torch.no_grad():
+        model[0].weight[:3] *= 1e-3
+    half = Recipe("half", (everywhere("prune", Sparse(Fraction(0.5))),))
+    assert fw.compress(model, half, example=x[:1], calibration=[x]).student(x).isfinite().all()
+    model[0] = norm(model[0])
+    with pytest.raises(TaskError, match=r"not finite from '0.*' on.*weight_norm"):
+        fw.compress(model, half, example=x[:1], calibration=[x])
+
+
+def test_outputs_that_were_not_finite_before() -> None:
+    """A mask of minus infinity in the outputs is the model's own."""
+    x = torch.randn(20, 8)
+    model = nn.Sequential(nn.Linear(8, 5), nn.Threshold(0.0, -math.inf))
+    half = Recipe("half", (everywhere("prune", Sparse(Fraction(0.5))),))
+    assert fw.compress(model, half, example=x[:1], calibration=[x]).size > 0

@@ -6,13 +6,15 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from featherweight import file
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import BudgetError, SeenDataWarning, TaskError
+from featherweight.core.hooks import hooked
 from featherweight.core.stage import Budget, Priced, Recipe
-from featherweight.core.task import Batch, Data, Example, Task
+from featherweight.core.task import Batch, Data, Example, Task, evaluating, tensors_of
 from featherweight.result import Result, compare
 from featherweight.run import run
 from featherweight.search.budget import Effort, Tell, doubt_of_drop, search
@@ -88,10 +90,43 @@ def compress(
         assert not isinstance(recipe, Priced)
         folder = Path(checkpoint) if checkpoint is not None else None
         student, coverage = run(model, task, recipe, folder=folder, watch=watch)
+    _check_finite(student, model, task)
     result = Result(student, task, recipe, coverage, *compare(task, model, student))
     if budget is not None and budget.size is not None and result.size > budget.size:
         raise BudgetError(f"the file takes {result.size} bytes, over the limit of {budget.size}; loosen one of them")
     return result
+
+
+@torch.no_grad()
+def _check_finite(student: Compressed, model: nn.Module, task: Task) -> None:
+    """Raise ``TaskError`` where the student's outputs for the example are not finite, and the model's own are."""
+    example, found = task.example(), ""
+
+    def look(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def note(module: nn.Module, args: Any, outputs: Any) -> None:
+            nonlocal found
+            if not found and not _finite(outputs):
+                found = path
+
+        return note
+
+    parts = ((path, module) for path, module in student.base.named_modules() if not any(module.children()))
+    with hooked(module.register_forward_hook(look(path)) for path, module in parts), evaluating(student):
+        if _finite(example.run(student)):
+            return
+    with evaluating(model):
+        if not _finite(example.run(model)):
+            return
+    where = f" from {found!r} on" if found else ""
+    raise TaskError(
+        f"the compressed model's outputs are not finite{where}, and the original's are; ask for less there or leave it "
+        "out. Where weights are divided by their norm (`weight_norm`), a row that is gone divides by zero: make them "
+        "plain first, by `remove_weight_norm` or `parametrize.remove_parametrizations`"
+    )
+
+
+def _finite(outputs: Any) -> bool:
+    return all(bool(torch.isfinite(x).all()) for x in tensors_of(outputs))
 
 
 def load(path: str | PathLike[str], model: nn.Module, *, max_bytes: int = 1 << 30) -> Compressed:
