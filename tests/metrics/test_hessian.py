@@ -58,6 +58,32 @@ def test_each_group_of_a_convolution_has_its_own_moment() -> None:
     torch.testing.assert_close(float(found), float(outputs.square().sum(1).mean()), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.Conv2d(2, 3, (2, 3), padding="same", dilation=(3, 1), bias=False), INPUTS),
+        (nn.Conv2d(2, 4, 3, padding=(1, 2), padding_mode="reflect", groups=2, bias=False), INPUTS),
+        (nn.Conv2d(2, 3, 3, 2, padding=2, padding_mode="circular", bias=False), INPUTS),
+        (nn.Conv2d(2, 3, 3, padding="valid", padding_mode="replicate", bias=False), INPUTS),
+        (nn.Conv2d(2, 3, 3, (1, 2), padding=(0, 2), dilation=(1, 2), bias=False), INPUTS),
+        (nn.Conv1d(8, 3, 2, padding="same", padding_mode="replicate", bias=False), INPUTS.flatten(1, 2)),
+        (nn.Conv3d(1, 3, (1, 2, 3), (1, 2, 1), padding=(1, 0, 2), bias=False), INPUTS[:, None]),
+        (nn.Conv3d(2, 4, 2, padding="same", groups=2, bias=False), INPUTS[..., None].repeat(1, 1, 1, 1, 3)),
+    ],
+    ids=str,
+)
+def test_convolutions_of_all_kinds(layer: nn.Module, x: Tensor) -> None:
+    """However they pad, stride and dilate, and in one to three dimensions: the layer itself says what it meets."""
+    one = Task("t", lambda: layer, lambda: layer, lambda: Example((x,)), calibration=lambda: [x])
+    student = Compressed(layer).eval()
+    metric = InputMoment().measure(student, ["weight"], one)["weight"]
+    moved = torch.randn(student.weight("weight").shape)
+    with torch.no_grad():
+        outputs = torch.func.functional_call(layer, {"weight": moved}, (x,))
+    found = metric.distance(moved, torch.zeros_like(moved))
+    torch.testing.assert_close(float(found), float(outputs.square().sum(1).mean()), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("name", ["conv.weight", "depthwise.weight", "head.weight"])
 def test_norms_of_inputs_are_the_diagonal_of_the_moment(name: str) -> None:
     model = Net()

@@ -317,9 +317,7 @@ def known(layer: nn.Module, name: str) -> bool:
         return name.rpartition(".")[2].startswith(("weight_ih_l", "weight_hh_l"))
     if not name.endswith("weight") or name.rpartition(".")[2] != "weight":
         return False
-    if isinstance(layer, nn.Conv1d | nn.Conv2d):
-        return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-    return isinstance(layer, nn.Linear | nn.Embedding)
+    return isinstance(layer, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
 def likeness(layer: nn.Module, name: str) -> Key | None:
@@ -327,8 +325,8 @@ def likeness(layer: nn.Module, name: str) -> Key | None:
     match layer:
         case nn.Linear():
             return ("linear",)
-        case nn.Conv1d() | nn.Conv2d() if known(layer, name):
-            spread = (layer.kernel_size, layer.dilation, layer.padding, layer.stride, layer.groups)
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d() if known(layer, name):
+            spread = (layer.kernel_size, layer.dilation, layer.padding, layer.padding_mode, layer.stride, layer.groups)
             return (layer.weight.ndim, *spread)
         case _:
             return None
@@ -346,21 +344,31 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
     match layer:
         case nn.Linear():
             return x.reshape(1, -1, x.shape[-1])
-        case nn.Conv1d() | nn.Conv2d() if known(layer, "weight") and not isinstance(layer.padding, str):
-            flat = isinstance(layer, nn.Conv1d)
-            kernel, dilation, padding, stride = (
-                (lead, *each) if flat else each
-                for lead, each in ((1, layer.kernel_size), (1, layer.dilation), (0, layer.padding), (1, layer.stride))
-            )
-            unfolded = F.unfold(x.unsqueeze(2) if flat else x, kernel, dilation, padding, stride)
-            shape = (len(unfolded), layer.groups, unfolded.shape[1] // layer.groups, unfolded.shape[2])
-            parts = unfolded.reshape(shape)
-            rows: Tensor = parts.permute(1, 0, 3, 2).flatten(1, 2)
-            return rows
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
+            return windows(layer, x).flatten(1, layer.weight.ndim - 1).flatten(2)
         case _:
             raise SchemeError(
                 f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out"
             )
+
+
+def windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """What the kernel meets at every place, a view: [groups, n, *places, channels of a group, *kernel]."""
+    x = _padded(layer, x if x.ndim == layer.weight.ndim else x[None])
+    for axis, size in enumerate(layer.kernel_size):
+        dilation = layer.dilation[axis]
+        x = x.unfold(axis + 2, (size - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
+    parts = x.reshape(len(x), layer.groups, -1, *x.shape[2:]).movedim(1, 0)
+    return parts.movedim(2, 2 + len(layer.kernel_size))
+
+
+def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """As the layer pads its input itself. ``F.pad`` counts from the last dimension on."""
+    if layer.padding_mode != "zeros":
+        return F.pad(x, layer._reversed_padding_repeated_twice, layer.padding_mode)
+    if isinstance(layer.padding, str):  # "same" may pad one more behind than before
+        return F.pad(x, layer._reversed_padding_repeated_twice)
+    return F.pad(x, [side for each in reversed(layer.padding) for side in (each, each)])
 
 
 def patches(layer: nn.Module, x: Tensor) -> Tensor:
