@@ -165,6 +165,9 @@ def test_layers_fall_back_where_the_drop_is_limited(user_task: str, tmp_path: Pa
         (("--max-size", "0"), "no size"),
         (("--max-size", "-5kB"), "no size"),
         (("--max-drop", "-1"), "--max-drop"),
+        (("--recipe", "int8", "--processes", "2"), "for recipes that train"),
+        (("--max-size", "9kB", "--processes", "2"), "for recipes that train"),
+        (("--recipe", "lsq", "--max-drop", "1", "--processes", "2"), "for one run"),
         (("--max-size", "9kB", "--trials", "0"), "--trials"),
     ],
 )
@@ -295,3 +298,28 @@ def test_ctrl_c_in_the_middle_of_a_search(user_task: str, tmp_path: Path) -> Non
 def test_a_priced_recipe_takes_limits_and_says_so_beforehand() -> None:
     ran = run("compress", "digits", "--recipe", "watersic", "--max-size", "9kB", "--dry-run")
     assert ran.code == 0 and "tried at prices of a bit from" in ran.out
+
+
+def test_processes_learn_together(user_task: str, tmp_path: Path) -> None:
+    """Each has half of every batch, one of them writes, and what learns is what one process alone would make."""
+    command = ("compress", user_task.replace(":task", ":learns"), "--recipe", "lsq", "--json")
+    folder = Path(user_task.rpartition(":")[0]).parent
+    alone = run(*command, "-o", tmp_path / "alone.fwt")
+    assert alone.code == 0 and {path.stem.partition("-")[2] for path in folder.glob("*.asked")} == {"50"}
+    together = run(*command, "--processes", 2, "-o", tmp_path / "together.fwt")
+    assert together.code == 0, together.err
+    halves = [path.stem.partition("-") for path in folder.glob("*-25.asked")]
+    assert len({process for process, _, _ in halves}) == 2
+    assert together.json["bytes"] == pytest.approx(alone.json["bytes"], rel=0.01)
+    assert together.json["quality"] == pytest.approx(alone.json["quality"], abs=5)
+
+
+def test_an_error_ends_all_processes(user_task: str, tmp_path: Path) -> None:
+    """The same in both: said once."""
+    damaged = tmp_path / "kept"
+    damaged.mkdir()
+    (damaged / "checkpoint.safetensors").write_bytes(b"no checkpoint")
+    task = user_task.replace(":task", ":learns")
+    ran = run("compress", task, "--recipe", "lsq", "--processes", 2, "--checkpoint", damaged, "-o", tmp_path / "x.fwt")
+    assert ran.code == 1 and ran.err.count("error: ") == 1 and "delete it" in ran.err
+    assert not (tmp_path / "x.fwt").exists()

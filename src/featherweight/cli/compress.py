@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from featherweight.cli.guard import AsJson, Debug
 from featherweight.cli.output import emit, show, warnings_said
 from featherweight.cli.places import check_checkpoint, check_output
+from featherweight.cli.processes import Processes, check_processes, helped
 from featherweight.cli.sizes import parse_share, parse_size
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def compress(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Keep a recipe's run in this folder, and go on from there if it was stopped.")
     ] = None,
+    processes: Processes = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be done; read no data, write nothing.")
     ] = False,
@@ -87,12 +90,12 @@ def compress(
     _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint, limits)
     from featherweight.core.stage import Budget
     from featherweight.search.budget import Effort
-    from featherweight.tasks import find
 
-    found = find(task)
-    chosen = _chosen(recipe, found, max_size, max_drop)
-    for kind, share in limits.items():
-        chosen = _narrowed(found, kind, share, engine, batch, threads, recover, chosen)
+    asked = partial(_asked, task, recipe, max_size, max_drop, limits, engine, batch, threads, recover)
+    found, chosen = asked()
+    check_processes(processes, chosen)
+    if processes > 1 and max_drop is not None:
+        raise typer.BadParameter("--processes is for one run of a --recipe; limits make several")
     budget = None if max_size is None and max_drop is None else Budget(max_size, max_drop)
     effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
     if dry_run:
@@ -102,8 +105,30 @@ def compress(
     check_output(path, force)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    result, parent = carry_out(found, chosen, budget, effort, checkpoint)
+    with helped(processes, asked, checkpoint):
+        result, parent = carry_out(found, chosen, budget, effort, checkpoint)
     print_result(save(result, parent, path), path, as_json)
+
+
+def _asked(
+    task: str,
+    recipe: str | None,
+    max_size: int | None,
+    max_drop: float | None,
+    limits: Mapping[str, float],
+    engine: str,
+    batch: int,
+    threads: int,
+    recover: int,
+) -> "tuple[Task, Recipe | Priced | None]":
+    """The task, and the recipe that is asked for, with channels cut before it."""
+    from featherweight.tasks import find
+
+    found = find(task)
+    chosen = _chosen(recipe, found, max_size, max_drop)
+    for kind, share in limits.items():
+        chosen = _narrowed(found, kind, share, engine, batch, threads, recover, chosen)
+    return found, chosen
 
 
 def _check_usage(

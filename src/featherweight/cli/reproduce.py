@@ -1,5 +1,6 @@
 """``featherweight reproduce``."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,11 @@ from featherweight.cli.options import Force
 from featherweight.cli.output import emit, show
 from featherweight.cli.papers import paper_record
 from featherweight.cli.places import check_checkpoint, check_folder, check_output
+from featherweight.cli.processes import Processes, check_processes, helped
 
 if TYPE_CHECKING:
     from featherweight.core.stage import Recipe
+    from featherweight.core.task import Task
     from featherweight.papers.measurement import Measurement
     from featherweight.report.summary import Summary
 
@@ -32,6 +35,7 @@ def reproduce(
     record: Annotated[
         Path | None, typer.Option(help="Write what was measured into this folder, as PAPER.TASK.json.")
     ] = None,
+    processes: Processes = 1,
     force: Force = False,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -39,23 +43,23 @@ def reproduce(
     """Run a paper's recipe and set what it gives beside what the paper claims, with our deviations."""
     import time
 
-    from featherweight.cli.compress import recipe_of
     from featherweight.papers import find
     from featherweight.report import terminal
     from featherweight.search.budget import Effort
-    from featherweight.tasks import find as find_task
 
     found = find(paper)
-    on = find_task(task or found.tasks[0])
+    asked = partial(_asked, paper, task or found.tasks[0])
+    on, recipe = asked()
+    check_processes(processes, recipe)
     if output is not None:
         check_output(output, force)
     if record is not None:
         check_folder(record)
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-    recipe = recipe_of(paper, on)
     start = time.monotonic()
-    result, parent = carry_out(on, recipe, None, Effort(), checkpoint)
+    with helped(processes, asked, checkpoint):
+        result, parent = carry_out(on, recipe, None, Effort(), checkpoint)
     told = save(result, parent, output)
     if record is not None:
         keep(record, measured(found.name, recipe, told, time.monotonic() - start))
@@ -67,6 +71,14 @@ def reproduce(
     show(*terminal.summary(told), "", *(f"deviation: {each}" for each in found.deviations))
     if output is not None:
         show(f"written to {output}")
+
+
+def _asked(paper: str, task: str) -> "tuple[Task, Recipe]":
+    from featherweight.cli.compress import recipe_of
+    from featherweight.tasks import find
+
+    found = find(task)
+    return found, recipe_of(paper, found)
 
 
 def measured(paper: str, recipe: "Recipe", told: "Summary", seconds: float) -> "Measurement":
