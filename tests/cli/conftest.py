@@ -8,6 +8,7 @@ from torch import nn
 from .commands import Ran, run
 
 USER_TASK = '''
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -68,6 +69,12 @@ def learns():
         "learns", architecture=Net, model=model, example=lambda: Example((torch.zeros(1, 32),)),
         evaluation=data, selection=data, train=data, loss=watched_loss,
     )
+
+def leaves():
+    """Another process than the first ends here."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(3)
+    return learns()
 
 def task():
     return Task(

@@ -323,3 +323,10 @@ def test_an_error_ends_all_processes(user_task: str, tmp_path: Path) -> None:
     ran = run("compress", task, "--recipe", "lsq", "--processes", 2, "--checkpoint", damaged, "-o", tmp_path / "x.fwt")
     assert ran.code == 1 and ran.err.count("error: ") == 1 and "delete it" in ran.err
     assert not (tmp_path / "x.fwt").exists()
+
+
+def test_a_process_that_ends_early_is_told(user_task: str, tmp_path: Path) -> None:
+    command = ("compress", user_task.replace(":task", ":leaves"), "--recipe", "lsq", "--processes", 2)
+    ran = run(*command, "-o", tmp_path / "x.fwt")
+    assert ran.code == 1 and "ended with code 3" in ran.err and "fewer --processes" in ran.err
+    assert not (tmp_path / "x.fwt").exists()

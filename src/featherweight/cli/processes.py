@@ -1,11 +1,11 @@
 """``--processes``: others that learn together with this one, and end with it."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -45,18 +45,24 @@ def helped(processes: int, asked: Asked, checkpoint: Path | None) -> Iterator[No
     share = max(1, threads // processes)
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        meeting = f"file://{folder}/meeting"
+        meeting, ready = f"file://{folder}/meeting", spawn.Semaphore(0)
         others: list[BaseProcess] = [
-            spawn.Process(target=_help, args=(rank, processes, meeting, share, asked, checkpoint), daemon=True)
+            spawn.Process(target=_help, args=(rank, processes, meeting, ready, share, asked, checkpoint), daemon=True)
             for rank in range(1, processes)
         ]
         for each in others:
             each.start()
         try:
+            for _ in others:
+                while not ready.acquire(timeout=1):
+                    _check_alive(others)
             torch.set_num_threads(share)
             distributed.init_process_group("gloo", meeting, PATIENCE, processes, 0)
             yield
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RuntimeError):  # of the group: a connection was closed
+                others[0].join(timeout=1)
+                _check_alive(others, error)
             for each in others:
                 each.terminate()
             raise
@@ -68,7 +74,23 @@ def helped(processes: int, asked: Asked, checkpoint: Path | None) -> Iterator[No
                 each.join()
 
 
-def _help(rank: int, processes: int, meeting: str, threads: int, asked: Asked, checkpoint: Path | None) -> None:
+def _check_alive(others: "Sequence[BaseProcess]", error: Exception | None = None) -> None:
+    """Raise ``TaskError`` where one has ended before its time."""
+    from featherweight.core.errors import TaskError
+
+    codes = [each.exitcode for each in others if each.exitcode]
+    if codes:
+        for each in others:
+            each.terminate()
+        raise TaskError(
+            f"a process that learned along ended with code {codes[0]} (-9 is often a lack of memory: each holds the "
+            "model and the data); give fewer --processes"
+        ) from error
+
+
+def _help(
+    rank: int, processes: int, meeting: str, ready: Any, threads: int, asked: Asked, checkpoint: Path | None
+) -> None:
     """What another process does: all but the last measurements and the file. What goes wrong, the first says too."""
     import warnings
 
@@ -81,9 +103,10 @@ def _help(rank: int, processes: int, meeting: str, threads: int, asked: Asked, c
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
-    distributed.init_process_group("gloo", meeting, PATIENCE, processes, rank)
     try:
         task, recipe = asked()
+        ready.release()
+        distributed.init_process_group("gloo", meeting, PATIENCE, processes, rank)
         assert recipe is not None and not isinstance(recipe, Priced)
         run(task.model(), task, recipe, folder=checkpoint)
     except (FeatherweightError, KeyboardInterrupt):
