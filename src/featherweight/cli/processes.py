@@ -60,7 +60,7 @@ def helped(processes: int, asked: Asked, checkpoint: Path | None) -> Iterator[No
             distributed.init_process_group("gloo", meeting, PATIENCE, processes, 0)
             yield
         except BaseException as error:
-            if isinstance(error, RuntimeError):  # of the group: a connection was closed
+            if isinstance(error, RuntimeError) and "gloo" in str(error):  # a connection was closed
                 others[0].join(timeout=1)
                 _check_alive(others, error)
             for each in others:
