@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,22 @@ from featherweight.training.loop import seeded
 
 
 @dataclass(frozen=True)
-class InputMoment(MetricRule):
+class OfInputs(MetricRule):
+    """Metrics of what layers take in, over so many calibration ``batches``."""
+
+    batches: int = 16
+    prefix: Prefix | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> Self:
+        wanted = [name for name in names if known(owner(student, name), name)]
+        return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
+
+    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
+        return [[name] for name in names] if self.prefix is None else self.prefix.shared(names)
+
+
+@dataclass(frozen=True)
+class InputMoment(OfInputs):
     """``H = E[x xᵀ]`` over the inputs ``x`` that a weight's rows meet, with the student as it stands.
 
     A linear layer's ``x`` is its input, a convolution's a patch of it, for each of its groups; a recurrent layer's
@@ -35,17 +50,8 @@ class InputMoment(MetricRule):
     (:func:`shrunk`).
     """
 
-    batches: int = 16
     required: bool = True
     shrink: bool = False
-    prefix: Prefix | None = field(default=None, repr=False, compare=False)
-
-    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "InputMoment":
-        wanted = [name for name in names if known(owner(student, name), name)]
-        return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
-
-    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
-        return [[name] for name in names] if self.prefix is None else self.prefix.shared(names)
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
@@ -76,22 +82,12 @@ class InputMoment(MetricRule):
 
 
 @dataclass(frozen=True)
-class InputNorm(MetricRule):
+class InputNorm(OfInputs):
     """The diagonal of :class:`InputMoment`: ``d_rj = E[x_j²]``, so that importances are ``|w_rj| ‖x_j‖₂ / √n``.
 
     Of the memory of one input vector, and as exact. Weights whose inputs are not known, or that no calibration input
     reaches, raise ``SchemeError`` and ``TaskError``.
     """
-
-    batches: int = 16
-    prefix: Prefix | None = field(default=None, repr=False, compare=False)
-
-    def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "InputNorm":
-        wanted = [name for name in names if known(owner(student, name), name)]
-        return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
-
-    def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
-        return [[name] for name in names] if self.prefix is None else self.prefix.shared(names)
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
