@@ -4,7 +4,8 @@
 
 Each is a recipe on a built-in task; its plan and reference are written beside the file as ``NAME.txt``. The parents are
 the tasks' own baselines, trained on first use. Minutes to an hour each on two cores, ResNet-56 hours; a run that is
-killed goes on from its checkpoint folder. ``featherweight verify evidence/*.fwt`` measures the files again in seconds.
+killed goes on from its checkpoint folder, and ``torchrun --nproc-per-node 2`` trains in two processes. ``featherweight
+verify evidence/*.fwt`` measures the files again in seconds.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import featherweight as fw
 from featherweight.activations.repairs import NormReestimation
 from featherweight.checkpoint import FILE, Position, checkpoint
 from featherweight.core.compressed import Compressed
-from featherweight.core.stage import Cubic, Learn, Recipe, Recurring, Stage, Training, decayed
+from featherweight.core.stage import Cubic, Learn, Recipe, Stage, Training, decayed
 from featherweight.papers import deep_compression, lsq, watersic
 from featherweight.result import mcnemar
 from featherweight.schemes.codebook import Codebook
@@ -92,21 +93,15 @@ def narrowed(cut: str, tune: str, share: float, epochs: int, lr: float) -> tuple
     )
 
 
-FIRST = narrowed("cut", "tune", 1 / 2.57, epochs=26, lr=0.05)
-
-
 def narrow_resnet(task: str) -> Recipe:
-    """Cut once, learned from the parent twice: the second time its outputs for six views of each image are kept."""
-    training = Recurring(28, 0.05, decayed, final=0.001, warmup=0.02, bfloat16=True, seed=1, period=6)
-    more = Stage("tune more", training=training, objective=distillation(temperature=4.0, share=0.9))
-    return Recipe("resnet56-channels-2.57x", (*FIRST, more))
+    return Recipe("resnet56-channels-2.57x", narrowed("cut", "tune", 1 / 2.57, epochs=26, lr=0.05))
 
 
 def narrower_resnet(task: str) -> Recipe:
-    """Cut twice: what the first cut and training leave is narrowed again, and learns for nine epochs more."""
+    """Cut twice: what the first recipe leaves is narrowed again, and learns for nine epochs more."""
     left = 47_702_656 / 125_485_696  # of the operations, by the first cut, in steps of four channels
     again = narrowed("again", "tune again", 1 / 3.6 / left, epochs=9, lr=0.02)
-    return Recipe("resnet56-channels-3.6x", (*FIRST, *again))
+    return Recipe("resnet56-channels-3.6x", (*narrow_resnet(task).stages, *again))
 
 
 ENDS = {"conv1.weight": 8, "linear.weight": 8}
