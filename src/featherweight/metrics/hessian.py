@@ -354,7 +354,7 @@ def windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     for axis, size in enumerate(layer.kernel_size):
         dilation = layer.dilation[axis]
         x = x.unfold(axis + 2, (size - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
-    parts = x.reshape(len(x), layer.groups, -1, *x.shape[2:]).movedim(1, 0)
+    parts = x.reshape(len(x), layer.groups, layer.in_channels // layer.groups, *x.shape[2:]).movedim(1, 0)
     return parts.movedim(2, 2 + len(layer.kernel_size))
 
 
