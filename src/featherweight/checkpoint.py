@@ -27,6 +27,7 @@ from featherweight.core.shared import referenced, resolved
 from featherweight.core.stage import Learn, Recipe
 from featherweight.core.tap import Function, Place, TapSite
 from featherweight.file import DTYPES, EDITS, FUNCTIONS, KINDS, place_record, read_place
+from featherweight.training.parallel import first
 
 FILE = "checkpoint.safetensors"
 TAPPED: dict[str, type[Function]] = {
@@ -54,7 +55,9 @@ class Checkpoint:
     identity: str
 
     def keep(self, position: Position, student: Compressed, optimizer: torch.optim.Optimizer | None) -> None:
-        """Write the state of the run, whole or not at all, over the one before."""
+        """Write the state of the run, whole or not at all, over the one before; of several processes the first does."""
+        if not first():
+            return
         record, tensors = _student_record(student)
         record |= {"identity": self.identity, "position": [position.stage, position.epochs]}
         if optimizer is not None:

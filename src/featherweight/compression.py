@@ -100,29 +100,33 @@ def compress(
 @torch.no_grad()
 def _check_finite(student: Compressed, model: nn.Module, task: Task) -> None:
     """Raise ``TaskError`` where the student's outputs for the example are not finite, and the model's own are."""
-    example, found = task.example(), ""
-
-    def look(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def note(module: nn.Module, args: Any, outputs: Any) -> None:
-            nonlocal found
-            if not found and not _finite(outputs):
-                found = path
-
-        return note
-
-    parts = ((path, module) for path, module in student.base.named_modules() if not any(module.children()))
-    with hooked(module.register_forward_hook(look(path)) for path, module in parts), evaluating(student):
+    example = task.example()
+    with evaluating(student):
         if _finite(example.run(student)):
             return
     with evaluating(model):
         if not _finite(example.run(model)):
             return
+    found = _first_not_finite(student, example)
     where = f" from {found!r} on" if found else ""
     raise TaskError(
         f"the compressed model's outputs are not finite{where}, and the original's are; ask for less there or leave it "
         "out. Where weights are divided by their norm (`weight_norm`), a row that is gone divides by zero: make them "
         "plain first, by `remove_weight_norm` or `parametrize.remove_parametrizations`"
     )
+
+
+def _first_not_finite(student: Compressed, example: Example) -> str | None:
+    """The first layer of the student, in the order of a run, whose outputs are not finite."""
+    found: list[str] = []
+
+    def look(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, args, outputs: None if _finite(outputs) else found.append(path)
+
+    parts = ((path, module) for path, module in student.base.named_modules() if not any(module.children()))
+    with hooked(module.register_forward_hook(look(path)) for path, module in parts), evaluating(student):
+        example.run(student)
+    return found[0] if found else None
 
 
 def _finite(outputs: Any) -> bool:

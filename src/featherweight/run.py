@@ -21,7 +21,7 @@ from featherweight.core.task import Task
 from featherweight.file import stream_bits
 from featherweight.schemes.floats import Float
 from featherweight.training import loop
-from featherweight.training.parallel import first, from_first
+from featherweight.training.parallel import from_first
 
 BEFORE = -1
 """The epoch, as far as seeds go, of what a stage decides and projects before it learns, and repairs after it."""
@@ -76,7 +76,7 @@ def run(
             keep = _keeper(kept, number, student)
             epochs = start.epochs if number == start.stage else 0
             done.append(_carry_out(student, teacher, task, stage, epochs, state if epochs else None, keep, watch))
-        if kept is not None and first():
+        if kept is not None:
             kept.keep(Position(number + 1, 0), student, None)
     return student.eval(), tuple(done)
 

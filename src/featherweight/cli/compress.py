@@ -87,15 +87,13 @@ def compress(
     """
     shares = {"macs": max_macs, "parameters": max_parameters, "latency": max_latency}
     limits = {name: share for name, share in shares.items() if share is not None}
-    _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint, limits)
+    _check_usage(recipe, max_size, max_drop, trials, epochs, checkpoint, processes, limits)
     from featherweight.core.stage import Budget
     from featherweight.search.budget import Effort
 
     asked = partial(_asked, task, recipe, max_size, max_drop, limits, engine, batch, threads, recover)
     found, chosen = asked()
     check_processes(processes, chosen)
-    if processes > 1 and max_drop is not None:
-        raise typer.BadParameter("--processes is for one run of a --recipe; limits make several")
     budget = None if max_size is None and max_drop is None else Budget(max_size, max_drop)
     effort = Effort(**{key: value for key, value in (("trials", trials), ("epochs", epochs)) if value is not None})
     if dry_run:
@@ -138,6 +136,7 @@ def _check_usage(
     trials: int | None,
     epochs: int | None,
     checkpoint: Path | None,
+    processes: int,
     narrow: Mapping[str, float],
 ) -> None:
     limited = max_size is not None or max_drop is not None
@@ -156,6 +155,8 @@ def _check_usage(
         raise typer.BadParameter("--trials and --epochs are of a search; a recipe has its own number of epochs")
     if limited and checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for one run of a --recipe; limits make several, and short ones")
+    if max_drop is not None and processes > 1:
+        raise typer.BadParameter("--processes is for one run of a --recipe; limits make several")
 
 
 def _narrowed(

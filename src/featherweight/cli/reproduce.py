@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherweight.cli.compress import carry_out, save
+from featherweight.cli.compress import carry_out, recipe_of, save
 from featherweight.cli.guard import AsJson, Debug
 from featherweight.cli.options import Force
 from featherweight.cli.output import emit, show
@@ -74,7 +74,6 @@ def reproduce(
 
 
 def _asked(paper: str, task: str) -> "tuple[Task, Recipe]":
-    from featherweight.cli.compress import recipe_of
     from featherweight.tasks import find
 
     found = find(task)

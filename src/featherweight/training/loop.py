@@ -116,7 +116,7 @@ def learn(
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
         parallel.average_buffers(student)
-        if keep is not None and epoch + 1 < training.epochs and parallel.first():
+        if keep is not None and epoch + 1 < training.epochs:
             keep(epoch + 1, optimizer)
     student.eval()
 
