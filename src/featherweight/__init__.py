@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         Cubic,
         Iterative,
         Learn,
+        Matching,
         Objective,
         OneShot,
         Recipe,
@@ -51,7 +52,7 @@ _HOMES = {
     "featherweight.core.plan": ("Plan", "plan"),
     "featherweight.core.site": ("Sites", "WEIGHTS"),
     "featherweight.core.stage": (
-        "Budget", "Cubic", "Iterative", "Learn", "Objective",
+        "Budget", "Cubic", "Iterative", "Learn", "Matching", "Objective",
         "OneShot", "Recipe", "Recurring", "Stage", "Training", "everywhere",
     ),
     "featherweight.core.task": ("ACCURACY", "Example", "Quality", "Task"),
@@ -64,7 +65,7 @@ __all__ = [
     "ACCURACY", "WEIGHTS",
     "Budget", "BudgetError", "Compressed", "Cubic", "DataError", "EngineError", "Example",
     "FeatherweightError", "FormatError",
-    "Iterative", "Learn", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Recurring",
+    "Iterative", "Learn", "Matching", "NoEffectError", "Objective", "OneShot", "Plan", "Quality", "Recipe", "Recurring",
     "Result", "SchemeError", "SelectionError", "Session", "Sites", "Stage", "Task", "TaskError", "Training",
     "begin", "compress", "everywhere", "load", "plan", "save", "verify",
 ]  # fmt: skip

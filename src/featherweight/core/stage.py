@@ -316,6 +316,18 @@ class Recurring(Training):
             raise SchemeError(f"a period of {self.period} epochs; give 1 or more")
 
 
+@dataclass(frozen=True)
+class Matching(Recurring):
+    """Function matching: learning from a teacher alone, on blends of the training images, which have no labels.
+
+    A teacher that is right on every image of its training says there little more than the labels do; on blends it says
+    more (Beyer et al. 2022, arXiv 2106.05237, section 3). ``blend`` is ``MixUp`` or ``CutMix`` of
+    ``featherweight.training.blends``; the objective is of ``SoftTargets`` or ``OutputError``.
+    """
+
+    blend: Callable[[Tensor], Tensor] = field(kw_only=True)
+
+
 class MetricRule(ABC):
     """How a stage's metric is measured, from the student as it stands and the task's calibration data."""
 

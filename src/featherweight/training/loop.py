@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import TaskError
 from featherweight.core.processor import halves
-from featherweight.core.stage import Objective, Recurring, Stage, Tap, Training, Tuning
+from featherweight.core.stage import Matching, Objective, Recurring, Stage, Tap, Training, Tuning
 from featherweight.core.task import Batch, Data, Task, call, moved, order_for
 from featherweight.training import parallel
+from featherweight.training.blends import Blended
 from featherweight.training.mixing import Mixed
 from featherweight.training.objectives import TASK_LOSS
 
@@ -82,7 +83,7 @@ def learn(
     ``state`` is the optimizer's, of the checkpoint after ``start`` epochs; the student must then be learning already.
     """
     training = required(stage, task)
-    objective = stage.objective or TASK_LOSS
+    objective, task_loss = stage.objective or TASK_LOSS, loss_of(training, task)
     data = learning_data(training, task)
     each = batches(data)
     if training.epochs and not each:
@@ -112,7 +113,7 @@ def learn(
                     optimizer = _optimizer(student, training, optimizer)
                 _set_rate(optimizer, rate_at(step, steps, training))
                 teach = None if taught is None else partial(taught.outputs, (drawn, step % each))
-                loss = _step(student, task, objective, teach, optimizer, batch, order, training, target)
+                loss = _step(student, objective, task_loss, teach, optimizer, batch, order, training, target)
                 if watch is not None:
                     watch(Progress(stage.name, epoch + 1, training.epochs, step + 1, steps, loss))
         parallel.average_buffers(student)
@@ -153,16 +154,23 @@ def required(stage: Stage, task: Task) -> Training:
 
 
 def learning_data(training: Training, task: Task) -> Data:
-    """The task's training data; the calibration data, mixed anew in every epoch, where a model is tuned on those."""
+    """The task's training data, or blends of them; the calibration data, mixed anew in every epoch, for a tuning."""
     if not isinstance(training, Tuning):
-        return task.train() if task.train else []
+        data = task.train() if task.train else []
+        return Blended(data, training.blend) if isinstance(training, Matching) else data
     data = task.calibration_data()
     return data if training.batch is None else Mixed(data, training.batch)
 
 
-def no_loss(outputs: Any, batch: Any) -> Tensor:
-    """What objectives without labels get in place of a task's loss."""
-    raise TaskError("the task has no loss: learn from the original model, by OutputError or SoftTargets alone")
+def loss_of(training: Training, task: Task) -> Callable[[Any, Any], Tensor]:
+    """The task's loss; what says that there is none, for objectives without labels."""
+    blended = isinstance(training, Matching)
+
+    def no_loss(outputs: Any, batch: Any) -> Tensor:
+        why = "blends have no labels" if blended else "the task has no loss"
+        raise TaskError(f"{why}: learn from the original model, by OutputError or SoftTargets alone")
+
+    return no_loss if blended or task.loss is None else task.loss
 
 
 def begin(student: Compressed, stage: Stage, coded: Mapping[str, Tensor]) -> None:
@@ -203,8 +211,8 @@ def _set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
 
 def _step(
     student: Compressed,
-    task: Task,
     objective: Objective,
+    task_loss: Callable[[Any, Any], Tensor],
     teach: Callable[[Batch], Any] | None,
     optimizer: torch.optim.Optimizer,
     batch: Any,
@@ -219,7 +227,7 @@ def _step(
         if teach is not None:
             taught = teach(images)
         outputs = call(student, images)
-        loss = objective(Tap(outputs, batch, taught, student, task.loss or no_loss, target))
+        loss = objective(Tap(outputs, batch, taught, student, task_loss, target))
     if not bool(torch.isfinite(loss)):
         raise TaskError(f"the loss became {loss.item()}; lower the learning rate of this stage, or clip gradients")
     optimizer.zero_grad(set_to_none=True)
