@@ -13,7 +13,7 @@ from featherweight.core.stage import Matching, Objective, Recipe, Stage, Term
 from featherweight.core.task import Example, Task
 from featherweight.run import run
 from featherweight.tasks.data import Tensors
-from featherweight.training.blends import Blend, Blended, CutMix, MixUp
+from featherweight.training.blends import Blended, CutMix, MixUp
 from featherweight.training.objectives import OutputError, SoftTargets, SquaredError, TaskLoss
 
 IMAGES = torch.randn(200, 3, 12, 9, generator=torch.Generator().manual_seed(0))
@@ -59,7 +59,7 @@ def test_a_mix_up_is_a_straight_line_between_two_images() -> None:
 
 
 @pytest.mark.parametrize("blend", [MixUp(0.3), CutMix(0.3)], ids=str)
-def test_a_share_of_the_images_is_blended_and_the_others_stay(blend: Blend) -> None:
+def test_a_share_of_the_images_is_blended_and_the_others_stay(blend: Callable[[Tensor], Tensor]) -> None:
     before = CONSTANT.clone()
     blended = blend(before)
     assert torch.equal(before, CONSTANT)  # the data are not written to

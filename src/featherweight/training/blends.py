@@ -1,6 +1,6 @@
 """Blends of images: what a teacher is asked about that no training has shown it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -68,15 +68,12 @@ class CutMix:
         return ((pixel - centre).abs() < half * size).squeeze(2)
 
 
-Blend = MixUp | CutMix
-
-
 @dataclass(frozen=True, eq=False)
 class Blended:
     """The inputs of ``data``, blended and without labels. Draws from torch's global generator."""
 
     data: Data
-    blend: Blend
+    blend: Callable[[Tensor], Tensor]
 
     def __len__(self) -> int:
         return len(self.data)  # type: ignore[arg-type]
