@@ -1,9 +1,12 @@
 """ResNet-56 at a share of its operations, beside Torch-Pruning at the same, from the same weights and as many epochs.
 
     pip install torch-pruning
-    python benchmarks/narrowing.py [--ratio 3.6] [--epochs 1] [--teacher] [--importances norms Taylor] [--json FILE]
+    python benchmarks/narrowing.py [--ratio 3.6] [--epochs 1] [--teacher] [--json FILE]
+        [--task cifar10-resnet56] [--rules allocated exchange] [--within '*.conv1.weight'] [--step 4]
+        [--importances norms Taylor]
 
-Ours cuts the channels inside the blocks by the surgeon's errors and makes up for what goes (``evidence/make.py``); its
+Ours cuts channels, those inside the blocks where ``--within`` says nothing else, by the surgeon's errors added up
+(``Narrow``, as in ``evidence/make.py``) or by exchanges between groups (``Exchange``), and makes up for what goes; its
 pruner is the one of its guide, ``BasePruner`` over all layers in small steps until the operations are below the budget,
 by group norms, or with ``--importances Taylor`` by Taylor's importance of a batch at every step. Batch norms are set
 anew in all, and all learn by the same stage for ``--epochs``: from the labels, or from the original too with
@@ -15,6 +18,7 @@ import argparse
 import copy
 import json
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +29,7 @@ from torch import nn
 
 import featherweight as fw
 from featherweight.activations.repairs import NormReestimation
+from featherweight.channels.exchange import Exchange
 from featherweight.core.processor import instructions
 from featherweight.core.stage import Recipe, Stage, Training, decayed
 from featherweight.core.task import measure as quality
@@ -41,7 +46,7 @@ from featherweight.tasks.cifar import chosen, images
 from featherweight.tasks.data import Tensors
 from featherweight.training.objectives import distillation
 
-TASK = "cifar10-resnet56"
+RULES: dict[str, type[Narrow]] = {"allocated": Narrow, "exchange": Exchange}
 REPAIRS = (NormReestimation(),)
 STEPS = 100
 """Of Torch-Pruning; it stops at the first one within the budget."""
@@ -51,9 +56,8 @@ def macs(model: nn.Module, task: fw.Task) -> int:
     return int(operations(model, task.example()).macs_dense)
 
 
-def ours(model: nn.Module, task: fw.Task, ratio: float) -> nn.Module:
-    cut = Stage("cut", edit=Narrow(1 / ratio, step=4, least=4, within=("*.conv1.weight",)), repairs=REPAIRS)
-    return run(model, task, Recipe("narrow", (cut,)))[0].finished()
+def ours(model: nn.Module, task: fw.Task, rule: Narrow) -> nn.Module:
+    return run(model, task, Recipe("narrow", (Stage("cut", edit=rule, repairs=REPAIRS),)))[0].finished()
 
 
 def theirs(model: nn.Module, task: fw.Task, ratio: float, importance: str) -> nn.Module:
@@ -97,14 +101,18 @@ def learned(narrow: nn.Module, model: nn.Module, task: fw.Task, epochs: int, tea
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="cifar10-resnet56", help="a residual network on CIFAR-10")
     parser.add_argument("--ratio", type=float, default=3.6, help="how many times fewer operations")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--teacher", action="store_true", help="learn from the original too")
+    parser.add_argument("--rules", nargs="*", default=["allocated"], choices=RULES)
+    parser.add_argument("--within", nargs="*", default=["*.conv1.weight"], help="whose rows may go, as patterns")
+    parser.add_argument("--step", type=int, default=4, help="channels of a group are a multiple of this")
     parser.add_argument("--importances", nargs="*", default=["norms"], choices=["norms", "Taylor"])
     parser.add_argument("--engines", nargs="*", default=["onnxruntime", "openvino"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    task = find(TASK)
+    task = find(options.task)
     model = task.model()
     inputs, targets = images("evaluation")
     parts = {"accuracy": ~chosen(), "accuracy of all": torch.ones(len(targets), dtype=torch.bool)}
@@ -116,13 +124,16 @@ def main() -> None:
 
     models: dict[str, nn.Module] = {"original": model}
     results: dict[str, dict[str, Any]] = {"original": {"macs": macs(model, task), **judged(model)}}
+    asked = {"share": 1 / options.ratio, "step": options.step, "least": 4, "within": tuple(options.within)}
     cuts: dict[str, Callable[[], nn.Module]] = {
-        "featherweight": lambda: ours(model, task, options.ratio),
+        **{f"featherweight, {name}": partial(ours, model, task, RULES[name](**asked)) for name in options.rules},
         **{f"torch-pruning, {name}": partial(theirs, model, task, options.ratio, name) for name in options.importances},
     }
     for name, cut in cuts.items():
+        start = time.monotonic()
         narrow = cut()
-        results[name] = {"macs": macs(narrow, task), "untrained": judged(narrow)["accuracy"]}
+        seconds = time.monotonic() - start
+        results[name] = {"macs": macs(narrow, task), "cut s": seconds, "untrained": judged(narrow)["accuracy"]}
         print(name, results[name], flush=True)
         models[name] = learned(narrow, model, task, options.epochs, options.teacher) if options.epochs else narrow
         results[name] |= judged(models[name])
@@ -145,7 +156,14 @@ def main() -> None:
                     results[timing.label][f"{reader.name}, batch {batch}"] = row
                     print(reader.name, batch, timing.label, row, flush=True)
     if options.json:
-        about = {"task": TASK, "ratio": options.ratio, "epochs": options.epochs, "teacher": options.teacher}
+        about = {
+            "task": options.task,
+            "ratio": options.ratio,
+            "within": options.within,
+            "step": options.step,
+            "epochs": options.epochs,
+            "teacher": options.teacher,
+        }
         about |= {"threads": 1, "processor": instructions(), "disturbed": disturbed}
         options.json.write_text(json.dumps(about | {"models": results}, indent=1) + "\n")
 

@@ -150,7 +150,7 @@ def make(name: str, folder: Path | None) -> None:
     start = time.monotonic()
 
     def watch(progress: Progress) -> None:
-        if progress.step * progress.epochs % progress.steps < progress.epochs:
+        if first() and progress.step * progress.epochs % progress.steps == 0:
             seconds = time.monotonic() - start
             print(f"{name}: {progress.stage} {progress.epoch}/{progress.epochs}, {seconds:.0f} s", file=sys.stderr)
 

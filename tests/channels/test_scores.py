@@ -84,6 +84,34 @@ def slices_of(model: nn.Module, labels: Labels, label: int, dims: set[int]) -> l
     return [w.detach().select(dim, at) for w, dim, at in places if w.ndim > 1 and dim in dims]
 
 
+class Up(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.out = nn.Conv2d(1, 5, 1), nn.ConvTranspose2d(5, 4, 2, 2), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer: Tensor = self.out(self.up(self.down(x).relu()).relu())
+        return outer
+
+
+def test_columns_of_a_transposed_convolution_make_its_channels() -> None:
+    """Its weight is [inputs, outputs, ...]: its rows belong to the channels that it reads."""
+    model = randomised(Up())
+    student, labels = prepared(model, task(model, (1, 3, 3)))
+    groups = labels.groups()
+    assert sorted(map(len, groups)) == [4, 5]
+    scores = Norm().scores(student, labels, groups, task(model, (1, 3, 3)))
+    for group, found in zip(groups, scores, strict=True):
+        filters = model.down.weight if len(group) == 5 else model.up.weight.transpose(0, 1)
+        torch.testing.assert_close(found, filters.detach().abs().flatten(1).sum(1))
+    pairs = DataFree().pairs(student, labels, groups, task(model, (1, 3, 3)))
+    for group, each in zip(groups, pairs, strict=True):
+        layer = model.down if len(group) == 5 else model.up
+        weights = layer.weight if len(group) == 5 else layer.weight.transpose(0, 1)
+        made = torch.cat([weights.flatten(1), layer.bias[:, None]], 1).detach()
+        torch.testing.assert_close(each.distance, torch.cdist(made, made).square(), atol=1e-9, rtol=1e-9)
+
+
 @pytest.mark.parametrize("score", SCORES, ids=repr)
 def test_errors_of_a_curve_never_fall_and_every_label_goes_once(score: ChannelScore) -> None:
     model, given = mixed()

@@ -11,7 +11,7 @@ from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Example, Quality, Task
-from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, LogitKronecker, shrunk
+from featherweight.metrics.hessian import InputMoment, InputNorm, Kronecker, LogitKronecker, outputs_first, shrunk
 from featherweight.schemes.uniform import Uniform
 from featherweight.solvers.sweep import ColumnSweep
 
@@ -82,6 +82,42 @@ def test_convolutions_of_all_kinds(layer: nn.Module, x: Tensor) -> None:
         outputs = torch.func.functional_call(layer, {"weight": moved}, (x,))
     found = metric.distance(moved, torch.zeros_like(moved))
     torch.testing.assert_close(float(found), float(outputs.square().sum(1).mean()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x"),
+    [
+        (nn.ConvTranspose2d(2, 3, (3, 2), (2, 3), (1, 0), (1, 2), dilation=(1, 2), bias=False), INPUTS),
+        (nn.ConvTranspose2d(2, 3, 1, 3, bias=False), INPUTS),  # places between, which nothing reaches
+        (nn.ConvTranspose1d(8, 3, 3, padding=4, stride=3, bias=False), INPUTS.flatten(1, 2)),  # cut at the borders
+        (nn.ConvTranspose3d(1, 3, (1, 2, 3), (1, 2, 1), (0, 1, 0), bias=False), INPUTS[:, None]),
+    ],
+    ids=str,
+)
+def test_transposed_convolutions_of_one_group_where_they_are_asked_for(layer: nn.Module, x: Tensor) -> None:
+    """The moment is about the weight with its outputs first; without being asked for, nobody can mistake it."""
+    one = Task("t", lambda: layer, lambda: layer, lambda: Example((x,)), calibration=lambda: [x])
+    student = Compressed(layer).eval()
+    with pytest.raises(SchemeError, match="not known; leave it out"):
+        InputMoment().measure(student, ["weight"], one)
+    moved = torch.randn(student.weight("weight").shape)
+    with torch.no_grad():
+        outputs = torch.func.functional_call(layer, {"weight": moved}, (x,))
+    error = outputs.square().sum(1).mean()
+    for rule in (InputMoment(transposed=True), Kronecker(transposed=True, shrink=False)):
+        metric = rule.measure(student, ["weight"], one)["weight"]
+        assert isinstance(metric, Full)
+        first = outputs_first(layer, moved)
+        found = Full(metric.hessian).distance(first, torch.zeros_like(first))
+        torch.testing.assert_close(float(found), float(error), rtol=1e-5, atol=0)
+        assert metric.rows is None or metric.rows.shape == (len(first),)
+
+
+def test_transposed_convolutions_of_several_groups_are_not_known() -> None:
+    layer = nn.ConvTranspose2d(2, 4, 2, groups=2)
+    one = Task("t", lambda: layer, lambda: layer, lambda: Example((INPUTS,)), calibration=lambda: [INPUTS])
+    found = InputMoment(required=False, transposed=True).measure(Compressed(layer).eval(), ["weight"], one)
+    assert found["weight"] is EUCLIDEAN
 
 
 @pytest.mark.parametrize("name", ["conv.weight", "depthwise.weight", "head.weight"])

@@ -68,6 +68,57 @@ def test_what_stays_makes_up_for_what_goes(task: Task) -> None:
     assert errors[0] < errors[1]
 
 
+class Up(nn.Module):
+    """A transposed convolution reads what one layer makes, and another reads what it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 12, 3, 2, 1), nn.ConvTranspose2d(12, 10, 3, 2, 1, output_padding=1)
+        self.out = nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        outer: Tensor = self.out(F.relu(self.up(F.relu(self.down(x)))))
+        return outer
+
+
+@pytest.fixture
+def upward() -> Task:
+    torch.manual_seed(0)
+    model, x = Up().eval(), torch.rand(32, 1, 8, 8)
+    return Task("up", Up, lambda: model, lambda: Example((x[:1],)), calibration=lambda: [x])
+
+
+def test_both_sides_of_a_transposed_convolution_are_cut(upward: Task) -> None:
+    base = narrowed(upward, Narrow(0.4, Parameters())).base
+    up = base.get_submodule("up")
+    assert isinstance(up, nn.ConvTranspose2d) and up.in_channels < 12 and up.out_channels < 10
+    assert up.weight.shape[:2] == (up.in_channels, up.out_channels)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("within", ["down.*", "up.*"])
+def test_a_transposed_convolution_makes_up_for_what_it_no_longer_reads(upward: Task, within: str) -> None:
+    """What stays is the best of all values: no other set of weights in its place is nearer to what was."""
+    x = next(iter(upward.calibration_data()))
+    model = upward.model()
+    small = narrowed(upward, Narrow(0.7, Parameters(), within=(within,))).base
+    reader, taken = ("up", F.relu) if within == "down.*" else ("out", F.relu)
+    own, other = model.get_submodule(reader), small.get_submodule(reader)
+    before = {"up": lambda net: taken(net.down(x)), "out": lambda net: taken(net.up(F.relu(net.down(x))))}[reader]
+    wanted, inputs = own(before(model)), before(small)
+
+    def error(change: float) -> float:
+        weight = other.weight + change * torch.randn(other.weight.shape, generator=generator)
+        outputs = torch.func.functional_call(other, {"weight": weight}, (inputs,))
+        return float((outputs - wanted).square().sum())
+
+    generator = torch.Generator().manual_seed(0)
+    best = error(0.0)
+    assert all(error(change) > best for change in (1e-2, 1e-2, 3e-2, 1e-1))
+    plain = narrowed(upward, Narrow(0.7, Parameters(), within=(within,), make_up=False)).base
+    assert best < float((plain.get_submodule(reader)(before(plain)) - wanted).square().sum())
+
+
 def test_only_groups_within_are_cut(task: Task) -> None:
     base = narrowed(task, Narrow(0.8, within=("first.*",))).base
     assert base.get_submodule("first").out_channels < 8 and base.get_submodule("second").out_channels == 12

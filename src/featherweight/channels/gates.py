@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.channels.scores import Groups, LabelScore
-from featherweight.channels.slices import CONVOLUTIONS, Slices, owner, read_by, slices
+from featherweight.channels.slices import Slices, owner, read_by, slices
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.hooks import hooked
 from featherweight.core.task import Batch, Task, calibration_batches, call, evaluating
+from featherweight.costs.operations import CONVOLUTIONS
 from featherweight.graph.labels import Labels
 from featherweight.metrics.responses import batch_size
 from featherweight.training.loop import seeded

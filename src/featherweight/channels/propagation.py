@@ -10,12 +10,12 @@ from torch.overrides import TorchFunctionMode
 
 from featherweight.channels.gates import Gates, Port, changed, channels_behind
 from featherweight.channels.scores import Groups, LabelScore
-from featherweight.channels.slices import CONVOLUTIONS
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError, TaskError
 from featherweight.core.hooks import hooked
 from featherweight.core.tap import FUNCTIONS, Operator
 from featherweight.core.task import Task, calibration_batches, call, evaluating
+from featherweight.costs.operations import CONVOLUTIONS
 from featherweight.graph.labels import Labels
 
 

@@ -92,7 +92,7 @@ def incoming(student: Compressed, labels: Labels, group: Sequence[int]) -> Tenso
     state = [
         each
         for each in slices(labels, group)
-        if each.dim == 0 and (makes(student, each) or each.name not in student.names or _flat(student, each.name))
+        if makes(student, each) or (each.dim == 0 and (each.name not in student.names or _flat(student, each.name)))
     ]
     return vectors(student, state, len(group)) if even(state, len(group)) else None
 

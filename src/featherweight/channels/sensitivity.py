@@ -15,7 +15,8 @@ from featherweight.core.task import Task, calibration_batches, call, tensors_of
 from featherweight.graph.cut import masked, tensors
 from featherweight.graph.fold import own_norm
 from featherweight.graph.labels import Labels
-from featherweight.metrics.hessian import InputMoment
+from featherweight.metrics.hessian import InputMoment, outputs_first
+from featherweight.metrics.prefix import owner
 from featherweight.search.channels import (
     ChannelScore,
     Curve,
@@ -26,6 +27,7 @@ from featherweight.search.channels import (
     Tradeoff,
     reading,
     refilled,
+    seen,
     whole,
 )
 
@@ -45,7 +47,8 @@ class Masking:
         self.data = list(calibration_batches(student, task, count))
         readers = [reading(labels, curve.labels, student) for curve in curves]
         names = list(dict.fromkeys(name for each in readers for name in each))
-        found = InputMoment(batches=count, required=False).begun(student, names, task).measure(student, names, task)
+        rule = InputMoment(batches=count, required=False, transposed=True).begun(student, names, task)
+        found = rule.measure(student, names, task)
         self.moments = {name: metric.hessian for name, metric in whole(found).items()}
         self.readers = [{name: at for name, at in each.items() if name in self.moments} for each in readers]
         # Searches change few groups at a time, back and forth: a weight's last values are kept.
@@ -68,7 +71,8 @@ class Masking:
 
     def _refilled(self, at: int, name: str, gone: int) -> Tensor:
         kept = self.readers[at][name][gone:].flatten().sort().values
-        return refilled(self.student.weight(name).detach(), self.moments[name], kept)
+        given = refilled(seen(self.student, name), self.moments[name], kept)
+        return outputs_first(owner(self.student, name), given)
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> list[Tensor]:

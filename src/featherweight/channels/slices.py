@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from featherweight.core.compressed import Compressed
 from featherweight.core.errors import SchemeError
+from featherweight.costs.operations import CONVOLUTIONS, TRANSPOSED
 from featherweight.graph.cut import tensors
 from featherweight.graph.labels import Labels
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +57,10 @@ def is_weight(student: Compressed, name: str) -> bool:
 
 
 def makes(student: Compressed, each: Slices) -> bool:
-    """Whether these slices of a weight compute the channels: rows, or the columns of an embedding."""
+    """Whether these slices of a weight compute the channels: rows; columns of embeddings, transposed convolutions."""
     if not is_weight(student, each.name):
         return False
-    return each.dim == (1 if isinstance(owner(student, each.name), nn.Embedding) else 0)
+    return each.dim == int(isinstance(owner(student, each.name), (nn.Embedding, *TRANSPOSED)))
 
 
 def reads(student: Compressed, each: Slices) -> bool:

@@ -15,6 +15,7 @@ from featherweight.core.hooks import hooked
 from featherweight.core.metric import EUCLIDEAN, Diagonal, Full, Metric
 from featherweight.core.stage import MetricRule
 from featherweight.core.task import Task, call, evaluating, tensors_of
+from featherweight.costs.operations import TRANSPOSED
 from featherweight.metrics.prefix import Key, Prefix, calibration, observed, owner
 from featherweight.metrics.recurrent import met_by, recurrent
 from featherweight.training.loop import seeded
@@ -27,8 +28,12 @@ class OfInputs(MetricRule):
     batches: int = 16
     prefix: Prefix | None = field(default=None, repr=False, compare=False, kw_only=True)
 
+    def knows(self, layer: nn.Module, name: str) -> bool:
+        """Whether the inputs that the parameter meets can be measured."""
+        return known(layer, name)
+
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> Self:
-        wanted = [name for name in names if known(owner(student, name), name)]
+        wanted = [name for name in names if self.knows(owner(student, name), name)]
         return replace(self, prefix=observed(student, wanted, task, self.batches, likeness) if wanted else None)
 
     def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
@@ -47,11 +52,16 @@ class InputMoment(OfInputs):
     are compressed already (:class:`featherweight.metrics.prefix.Prefix`). Where the rule is not ``required``, weights
     whose inputs are not known, or that no calibration input reaches, get the Euclidean metric; else they raise
     ``SchemeError`` and ``TaskError``. With ``shrink``, moments of few samples are drawn to a multiple of the identity
-    (:func:`shrunk`).
+    (:func:`shrunk`). With ``transposed`` the inputs of transposed convolutions of one group are known too: what the
+    rows of their weights, outputs first (:func:`outputs_first`), are multiplied with. That is not how codes see them.
     """
 
     required: bool = True
     shrink: bool = False
+    transposed: bool = field(default=False, repr=False, compare=False, kw_only=True)
+
+    def knows(self, layer: nn.Module, name: str) -> bool:
+        return known(layer, name) or (self.transposed and _mirrored(layer, name))
 
     @torch.no_grad()
     def measure(self, student: Compressed, names: Sequence[str], task: Task) -> dict[str, Metric]:
@@ -63,7 +73,7 @@ class InputMoment(OfInputs):
 
     def _one(self, student: Compressed, name: str, prefix: Prefix, task: Task) -> Metric:
         layer = owner(student, name)
-        if not known(layer, name):
+        if not self.knows(layer, name):
             if not self.required:
                 return EUCLIDEAN
             raise SchemeError(
@@ -120,7 +130,7 @@ class Kronecker(MetricRule):
     images that it has learned; else of a random projection of the outputs (the Gauss-Newton matrix of their
     squared error). Taken to be a diagonal, and independent of ``x`` (Martens and Grosse 2015, arXiv 1503.05671, section
     3). No ``g_r`` is below ``floor`` times the largest of its layer. For an embedding, whose inputs are rows, the sides
-    change: ``H`` is the second moment of the gradients.
+    change: ``H`` is the second moment of the gradients. ``transposed`` as for :class:`InputMoment`.
     """
 
     batches: int = 16
@@ -130,6 +140,7 @@ class Kronecker(MetricRule):
     required: bool = True
     shrink: bool = True
     temperature: float = 4.0
+    transposed: bool = field(default=False, repr=False, compare=False, kw_only=True)
     found: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     moments: InputMoment | None = field(default=None, repr=False, compare=False)
 
@@ -138,9 +149,10 @@ class Kronecker(MetricRule):
         return task.quality.counts
 
     def begun(self, student: Compressed, names: Sequence[str], task: Task) -> "Kronecker":
-        wanted = [name for name in names if known(owner(student, name), name)]
-        moments = InputMoment(self.batches, self.required, self.shrink).begun(student, names, task)
-        return replace(self, found=self._curvatures(student, wanted, task), moments=moments)
+        moments = InputMoment(self.batches, self.required, self.shrink, transposed=self.transposed)
+        wanted = [name for name in names if moments.knows(owner(student, name), name)]
+        found = self._curvatures(student, wanted, task)
+        return replace(self, found=found, moments=moments.begun(student, names, task))
 
     def together(self, names: Sequence[str]) -> Sequence[Sequence[str]]:
         return [[name] for name in names] if self.moments is None else self.moments.together(names)
@@ -316,6 +328,16 @@ def known(layer: nn.Module, name: str) -> bool:
     return isinstance(layer, nn.Linear | nn.Embedding | nn.Conv1d | nn.Conv2d | nn.Conv3d)
 
 
+def _mirrored(layer: nn.Module, name: str) -> bool:
+    """Whether the parameter is the weight of a transposed convolution of one group."""
+    return isinstance(layer, TRANSPOSED) and layer.groups == 1 and name.rpartition(".")[2] == "weight"
+
+
+def outputs_first(layer: nn.Module, w: Tensor) -> Tensor:
+    """A layer's weight as [outputs, inputs, ...], or back: transposed convolutions have their inputs first."""
+    return w.transpose(0, 1) if isinstance(layer, TRANSPOSED) else w
+
+
 def likeness(layer: nn.Module, name: str) -> Key | None:
     """Equal for weights that are multiplied with the same, where their layers take in the same tensor."""
     match layer:
@@ -342,6 +364,8 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
             return x.reshape(1, -1, x.shape[-1])
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             return windows(layer, x).flatten(1, layer.weight.ndim - 1).flatten(2)
+        case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d() if layer.groups == 1:
+            return spread(layer, x).flatten(0, layer.weight.ndim - 2).flatten(1)[None]
         case _:
             raise SchemeError(
                 f"the input moment of a {type(layer).__name__} like this is not known; leave its weight out"
@@ -356,6 +380,29 @@ def windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
         x = x.unfold(axis + 2, (size - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
     parts = x.reshape(len(x), layer.groups, layer.in_channels // layer.groups, *x.shape[2:]).movedim(1, 0)
     return parts.movedim(2, 2 + len(layer.kernel_size))
+
+
+def spread(layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, x: Tensor) -> Tensor:
+    """What the kernel of each output meets at every place of the output: [n, *places, channels, *kernel].
+
+    A transposed convolution is one of stride 1 over its input with ``stride − 1`` zeros behind every entry, by the
+    kernel in reverse. As the layer's kernel stands here, the input is what is reversed.
+    """
+    x = x if x.ndim == layer.weight.ndim else x[None]
+    axes = len(layer.kernel_size)
+    wide = x.new_zeros(*x.shape[:2], *((n - 1) * s + 1 for n, s in zip(x.shape[2:], layer.stride, strict=True)))
+    wide[(slice(None), slice(None), *(slice(None, None, step) for step in layer.stride))] = x
+    sides = []
+    for axis in reversed(range(axes)):
+        padding = layer.padding[axis]
+        assert isinstance(padding, int)  # transposed convolutions take no words
+        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - padding
+        sides += [reach, reach + layer.output_padding[axis]]
+    wide = F.pad(wide, sides)  # takes away where it is negative
+    for axis, size in enumerate(layer.kernel_size):
+        dilation = layer.dilation[axis]
+        wide = wide.unfold(axis + 2, (size - 1) * dilation + 1, 1)[..., ::dilation]
+    return wide.movedim(1, 1 + axes).flip([-1 - axis for axis in range(axes)])
 
 
 def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from featherweight.core.metric import Full, Metric
 from featherweight.core.stage import EditRule
 from featherweight.core.task import Task
 from featherweight.costs.layers import CostRule, LayerCosts, Macs
+from featherweight.costs.operations import TRANSPOSED
 from featherweight.graph.cut import Cut
 from featherweight.graph.edits import kept_by, removal, walk
 from featherweight.graph.labels import Labels
-from featherweight.metrics.hessian import InputMoment, Kronecker
+from featherweight.metrics.hessian import InputMoment, Kronecker, outputs_first
+from featherweight.metrics.prefix import owner
 from featherweight.solvers.channels import Elimination, Reader, eliminate, made_up
 
 
@@ -63,13 +65,13 @@ class Surgeon(ChannelScore):
         names = list(dict.fromkeys(name for _, weights in readable for name in weights))
         if not names:
             return []
-        rule = replace(self.metric, required=False).begun(student, names, task)
+        rule = replace(self.metric, required=False, transposed=True).begun(student, names, task)
         found = []
         for group, weights in readable:
             metrics = whole(rule.measure(student, list(weights), task))
             if metrics.keys() < weights.keys():
                 continue
-            given = [Reader(student.weight(name).detach(), metrics[name], at) for name, at in weights.items()]
+            given = [Reader(seen(student, name), metrics[name], at) for name, at in weights.items()]
             found.append(_curve(group, eliminate(given)))
         return found
 
@@ -90,12 +92,25 @@ def refilled(w: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
     return whole.reshape(w.shape)
 
 
+def reads_along(student: Compressed, name: str) -> int:
+    """The dimension of a weight that is multiplied with channels."""
+    return 0 if isinstance(owner(student, name), TRANSPOSED) and student.parameter(name).ndim > 1 else 1
+
+
+def seen(student: Compressed, name: str) -> Tensor:
+    """The student's weight with its outputs first: its columns are what moments of inputs are about."""
+    return outputs_first(owner(student, name), student.weight(name).detach())
+
+
 def reading(labels: Labels, group: Sequence[int], student: Compressed) -> dict[str, Tensor]:
-    """The weights that read these channels -> their columns [channels, k], flattened; none where one cannot be read."""
+    """The weights that read these channels -> their columns [channels, k], flattened; none where one cannot be read.
+
+    Columns are those of :func:`seen`: a transposed convolution reads its weight's first dimension.
+    """
     places: dict[str, dict[int, list[int]]] = {}
     for number, label in enumerate(group):
         for name, dim, index in labels.free[label]:
-            if name in student.names and dim == 1:
+            if name in student.names and dim == reads_along(student, name):
                 places.setdefault(name, {}).setdefault(number, []).append(index)
     found = {}
     for name, at in places.items():
@@ -200,18 +215,18 @@ class Narrow(EditRule):
         names = [
             name
             for name, dims in edit.kept.items()
-            if name in student.names and 1 in dims and student.parameter(name).ndim > 1
+            if name in student.names and student.parameter(name).ndim > 1 and reads_along(student, name) in dims
         ]
-        rule = InputMoment(batches=4, required=False)
+        rule = InputMoment(batches=4, required=False, transposed=True)
         moments = (whole(rule.measure(student, [name], task)) for name in names)  # one in memory at a time
         return {name: self._made_up(student, edit, name, moment) for found in moments for name, moment in found.items()}
 
     def _made_up(self, student: Compressed, edit: Cut, name: str, moment: Full) -> Tensor:
-        w = student.weight(name).detach()
+        w = seen(student, name)
         inner = w[0, 0].numel()
-        channels = torch.tensor(edit.kept[name][1])
+        channels = torch.tensor(edit.kept[name][reads_along(student, name)])
         kept = (channels[:, None] * inner + torch.arange(inner)).flatten()
-        return edit.slice(name, refilled(w, moment.hessian, kept))
+        return edit.slice(name, outputs_first(owner(student, name), refilled(w, moment.hessian, kept)))
 
 
 def allocate(given: Tradeoff, share: float, step: int = 1, least: int = 1) -> list[int]:
