@@ -21,7 +21,7 @@ LIMITS = {
     "resnet20-ptq-small": ("cifar10-resnet20", 64_000, 9.27, False),
     "resnet20-ptq-lossless": ("cifar10-resnet20", 84_000, 8.57, True),
     "resnet56-channels-2.57x": ("cifar10-resnet56", 1_250_000, 6.9, True),
-    "resnet56-channels-3.6x": ("cifar10-resnet56", 820_000, 8.05, False),
+    "resnet56-channels-3.6x": ("cifar10-resnet56", 820_000, 7.5, False),
     "resnet20-w8a8": ("cifar10-resnet20", 290_000, 8.4, True),
     "resnet20-w4a8": ("cifar10-resnet20", 125_000, 8.6, True),
 }
