@@ -45,7 +45,7 @@ from featherweight.engines.parity import Parity, parity  # noqa: E402
 from featherweight.graph.cut import tensors  # noqa: E402
 from featherweight.search.precision import post_training  # noqa: E402
 
-TIMEOUT = 1800
+TIMEOUT = 600
 ENGINES = ("onnxruntime", "openvino")
 CALIBRATION, EVALUATION = 8, 8
 """Examples, each of a few samples."""
