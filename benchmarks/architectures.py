@@ -17,7 +17,6 @@ Each in a process of its own, with ten minutes. With ``--json``, a run that was 
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,13 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from apart import answered
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from graph.zoo import ZOO  # noqa: E402
+from graph.zoo import ZOO, declare_torchvision  # noqa: E402
 from graph.zoo_checks import difference, outputs, randomised  # noqa: E402
 
 import featherweight as fw  # noqa: E402
@@ -52,9 +52,7 @@ CALIBRATION, EVALUATION = 8, 8
 
 
 def child(name: str, engines: list[str]) -> dict[str, Any]:
-    library = torch.library.Library("torchvision", "DEF")  # asked for by a torchvision that is for another torch
-    for each in ("nms", "qnms"):
-        library.define(f"{each}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declare_torchvision()
     torch.manual_seed(0)
     entry, start = ZOO[name], time.perf_counter()
     model = entry.make()
@@ -99,19 +97,6 @@ def beside(reader: Engine, path: Path, model: nn.Module, evaluation: list[fw.Exa
     return parity(wanted, [runs.run(arrays_of(example)) for example in evaluation])
 
 
-def measured(name: str, engines: list[str]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", "--only", name, "--engines", *engines]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {TIMEOUT} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
-    return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1]}
-
-
 def told(found: dict[str, Any], engines: list[str]) -> str:
     if "failed" in found:
         return f"failed: {found['failed']}"
@@ -141,7 +126,7 @@ def main() -> None:
     kept = options.json is not None and options.json.exists()
     results: dict[str, dict[str, Any]] = json.loads(options.json.read_text()) if kept else {}
     for name in [name for name in options.only if name not in results]:
-        results[name] = measured(name, options.engines)
+        results[name] = answered(__file__, ["--child", "--only", name, "--engines", *options.engines], TIMEOUT)
         print(f"{name}: {told(results[name], options.engines)}", flush=True)
         if options.json:
             options.json.write_text(json.dumps(results, indent=1) + "\n")

@@ -20,7 +20,6 @@ import argparse
 import copy
 import json
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -28,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from apart import answered
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from graph.zoo import ZOO  # noqa: E402
+from graph.zoo import ZOO, declare_torchvision  # noqa: E402
 from graph.zoo_checks import cast, cut_a_third, difference, outputs, randomised  # noqa: E402
 
 from featherweight.core.task import Example  # noqa: E402
@@ -150,9 +150,7 @@ def _first(
 
 
 def child(tool: str, name: str) -> dict[str, Any]:
-    library = torch.library.Library("torchvision", "DEF")  # asked for by a torchvision that is for another torch
-    for each in ("nms", "qnms"):
-        library.define(f"{each}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    declare_torchvision()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = randomised(ZOO[name].make())
@@ -160,19 +158,6 @@ def child(tool: str, name: str) -> dict[str, Any]:
     start = time.perf_counter()
     found = (ours if tool == TOOLS[0] else theirs)(model, example)
     return found | {"seconds": round(time.perf_counter() - start, 1)}
-
-
-def measured(tool: str, name: str) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--child", tool, "--only", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {TIMEOUT} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
-    return {"failed": (done.stderr.strip().splitlines() or ["no output"])[-1][:200]}
 
 
 def told(found: dict[str, Any]) -> str:
@@ -196,7 +181,7 @@ def main() -> None:
     kept = options.json is not None and options.json.exists()
     results: dict[str, dict[str, Any]] = json.loads(options.json.read_text()) if kept else {}
     for name in [options.only] if options.only else [name for name in ZOO if name not in results]:
-        results[name] = {tool: measured(tool, name) for tool in TOOLS}
+        results[name] = {tool: answered(__file__, ["--child", tool, "--only", name], TIMEOUT) for tool in TOOLS}
         print(f"{name}\n" + "".join(f"  {tool}: {told(results[name][tool])}\n" for tool in TOOLS), end="", flush=True)
         if options.json:
             options.json.write_text(json.dumps(results, indent=1) + "\n")

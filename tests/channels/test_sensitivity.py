@@ -34,7 +34,7 @@ def test_an_error_is_that_of_the_model_cut_and_made_up() -> None:
     columns = reading(labels, curve.labels, student)[name][gone:].flatten().sort().values
     hessian = whole(InputMoment(batches=2).measure(student, [name], given))[name].hessian
     edits = removal(walked, curve.labels[:gone], student.base, given.example())
-    full = refilled(student.weight(name).detach(), hessian, columns)
+    full = refilled(student, name, hessian, columns)
     small = copy.deepcopy(student.base)
     for edit in edits:
         small = edit.replaced(small)
@@ -80,7 +80,7 @@ def test_norms_of_a_masked_model_see_what_reaches_them_now() -> None:
     edits = removal(walked, curves[0].labels[:2], student.base, given.example())
     (name,) = masking.readers[0]
     kept = masking.readers[0][name][2:].flatten().sort().values
-    full = refilled(student.weight(name).detach(), masking.moments[name], kept)
+    full = refilled(student, name, masking.moments[name], kept)
     for edit in edits:
         small.edit(edit)
     small.base.get_parameter(name).data.copy_(Cut(kept_by(edits)).slice(name, full))

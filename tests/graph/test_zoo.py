@@ -2,36 +2,24 @@
 
 import os
 import warnings
+from contextlib import suppress
 from types import ModuleType
 
 import pytest
 import torch
 
-from .zoo import OWN, ZOO
+from .zoo import OWN, ZOO, declare_torchvision
 from .zoo_checks import cast, cut_a_third, randomised
 
 EVERY_RUN = {"plain", "resnet-20", "dense", "inverted residual", "shuffle", "u-net", "fused attention", "lstm"}
 
 
 def importable(package: str) -> ModuleType:
-    _declare_torchvision()
+    with suppress(RuntimeError):  # declared already, by one that fits
+        declare_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(package)
-
-
-def _declare_torchvision() -> None:
-    """Operators that a torchvision built for another torch asks for when it is imported; none of them is called."""
-    try:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        KEPT.append(library)
-    except RuntimeError:  # declared already
-        pass
-
-
-KEPT: list[torch.library.Library] = []
 
 
 @pytest.mark.parametrize("name", ZOO)

@@ -285,6 +285,19 @@ OWN: dict[str, Entry] = {
 }  # fmt: skip
 
 
+def declare_torchvision() -> None:
+    """Operators that a torchvision built for another torch asks for when it is imported; none of them is called."""
+    if not DECLARED:
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        DECLARED.append(library)
+
+
+DECLARED: list[torch.library.Library] = []
+"""They go when their library does."""
+
+
 def _timm(name: str, size: int = 64, **settings: Any) -> Entry:
     def make() -> nn.Module:
         import timm

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from featherweight.channels.gates import channels_behind
 from featherweight.channels.slices import Slices, makes, owner, reads, single, slices
-from featherweight.channels.standins import columns_of
 from featherweight.core.compressed import Compressed
 from featherweight.core.edit import Edit
 from featherweight.core.errors import SchemeError, SelectionError, TaskError
@@ -21,6 +20,7 @@ from featherweight.graph.edits import kept_by, removal, walk
 from featherweight.graph.labels import Labels
 from featherweight.metrics.hessian import known
 from featherweight.metrics.responses import input_rows
+from featherweight.search.channels import columns_of
 from featherweight.solvers.channels import damped
 
 RIDGE = 1e-4

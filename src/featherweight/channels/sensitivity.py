@@ -15,8 +15,7 @@ from featherweight.core.task import Task, calibration_batches, call, tensors_of
 from featherweight.graph.cut import masked, tensors
 from featherweight.graph.fold import own_norm
 from featherweight.graph.labels import Labels
-from featherweight.metrics.hessian import InputMoment, outputs_first
-from featherweight.metrics.prefix import owner
+from featherweight.metrics.hessian import InputMoment
 from featherweight.search.channels import (
     ChannelScore,
     Curve,
@@ -27,7 +26,6 @@ from featherweight.search.channels import (
     Tradeoff,
     reading,
     refilled,
-    seen,
     whole,
 )
 
@@ -71,8 +69,7 @@ class Masking:
 
     def _refilled(self, at: int, name: str, gone: int) -> Tensor:
         kept = self.readers[at][name][gone:].flatten().sort().values
-        given = refilled(seen(self.student, name), self.moments[name], kept)
-        return outputs_first(owner(self.student, name), given)
+        return refilled(self.student, name, self.moments[name], kept)
 
     @torch.no_grad()
     def _outputs(self, model: nn.Module) -> list[Tensor]:

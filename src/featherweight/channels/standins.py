@@ -20,6 +20,7 @@ from featherweight.core.task import Task, calibration_batches, call, evaluating
 from featherweight.graph.cut import Cut
 from featherweight.graph.labels import Labels
 from featherweight.metrics.hessian import InputMoment, known
+from featherweight.search.channels import columns_of
 from featherweight.solvers.channels import damped, made_up
 
 
@@ -226,12 +227,6 @@ def _solvable(student: Compressed, name: str, cut: Cut) -> bool:
     if name not in student.names or 1 not in cut.kept[name] or student.parameter(name).ndim < 2:
         return False
     return single(student, name) and known(owner(student, name), name)
-
-
-def columns_of(w: Tensor, channels: Sequence[int]) -> Tensor:
-    """The columns of these channels in a weight flattened to [rows, columns]."""
-    inner = w[0, 0].numel()
-    return (torch.tensor(channels)[:, None] * inner + torch.arange(inner)).flatten()
 
 
 def moment(student: Compressed, name: str, count: int, task: Task) -> Tensor:

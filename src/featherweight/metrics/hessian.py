@@ -374,10 +374,7 @@ def grouped_inputs(layer: nn.Module, x: Tensor) -> Tensor:
 
 def windows(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """What the kernel meets at every place, a view: [groups, n, *places, channels of a group, *kernel]."""
-    x = _padded(layer, x if x.ndim == layer.weight.ndim else x[None])
-    for axis, size in enumerate(layer.kernel_size):
-        dilation = layer.dilation[axis]
-        x = x.unfold(axis + 2, (size - 1) * dilation + 1, layer.stride[axis])[..., ::dilation]
+    x = _unfolded(_padded(layer, x if x.ndim == layer.weight.ndim else x[None]), layer, layer.stride)
     parts = x.reshape(len(x), layer.groups, layer.in_channels // layer.groups, *x.shape[2:]).movedim(1, 0)
     return parts.movedim(2, 2 + len(layer.kernel_size))
 
@@ -398,11 +395,16 @@ def spread(layer: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, 
         assert isinstance(padding, int)  # transposed convolutions take no words
         reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1) - padding
         sides += [reach, reach + layer.output_padding[axis]]
-    wide = F.pad(wide, sides)  # takes away where it is negative
+    wide = _unfolded(F.pad(wide, sides), layer, [1] * axes)  # padding takes away where it is negative
+    return wide.movedim(1, 1 + axes).flip([-1 - axis for axis in range(axes)])
+
+
+def _unfolded(x: Tensor, layer: nn.modules.conv._ConvNd, strides: Sequence[int]) -> Tensor:
+    """[n, channels, *places, *kernel], a view: what lies under the layer's kernel, moved by these strides."""
     for axis, size in enumerate(layer.kernel_size):
         dilation = layer.dilation[axis]
-        wide = wide.unfold(axis + 2, (size - 1) * dilation + 1, 1)[..., ::dilation]
-    return wide.movedim(1, 1 + axes).flip([-1 - axis for axis in range(axes)])
+        x = x.unfold(axis + 2, (size - 1) * dilation + 1, strides[axis])[..., ::dilation]
+    return x
 
 
 def _padded(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:

@@ -85,13 +85,6 @@ def whole(metrics: Mapping[str, Metric]) -> dict[str, Full]:
     return {name: each for name, each in metrics.items() if isinstance(each, Full) and each.hessian.ndim == 2}
 
 
-def refilled(w: Tensor, hessian: Tensor, kept: Tensor) -> Tensor:
-    """The weight with zeros outside the columns ``kept``, which make up for the others by least squares."""
-    whole = torch.zeros_like(w).flatten(1)
-    whole[:, kept] = made_up(w, hessian, kept)
-    return whole.reshape(w.shape)
-
-
 def reads_along(student: Compressed, name: str) -> int:
     """The dimension of a weight that is multiplied with channels."""
     return 0 if isinstance(owner(student, name), TRANSPOSED) and student.parameter(name).ndim > 1 else 1
@@ -100,6 +93,20 @@ def reads_along(student: Compressed, name: str) -> int:
 def seen(student: Compressed, name: str) -> Tensor:
     """The student's weight with its outputs first: its columns are what moments of inputs are about."""
     return outputs_first(owner(student, name), student.weight(name).detach())
+
+
+def refilled(student: Compressed, name: str, hessian: Tensor, kept: Tensor) -> Tensor:
+    """The weight with zeros outside the columns ``kept`` of :func:`seen`, which make up for the others."""
+    w = seen(student, name)
+    whole = torch.zeros_like(w).flatten(1)
+    whole[:, kept] = made_up(w, hessian, kept)
+    return outputs_first(owner(student, name), whole.reshape(w.shape))
+
+
+def columns_of(w: Tensor, channels: Sequence[int]) -> Tensor:
+    """The columns of these channels in a weight flattened to [rows, columns]."""
+    inner = w[0, 0].numel()
+    return (torch.tensor(channels)[:, None] * inner + torch.arange(inner)).flatten()
 
 
 def reading(labels: Labels, group: Sequence[int], student: Compressed) -> dict[str, Tensor]:
@@ -222,11 +229,8 @@ class Narrow(EditRule):
         return {name: self._made_up(student, edit, name, moment) for found in moments for name, moment in found.items()}
 
     def _made_up(self, student: Compressed, edit: Cut, name: str, moment: Full) -> Tensor:
-        w = seen(student, name)
-        inner = w[0, 0].numel()
-        channels = torch.tensor(edit.kept[name][reads_along(student, name)])
-        kept = (channels[:, None] * inner + torch.arange(inner)).flatten()
-        return edit.slice(name, outputs_first(owner(student, name), refilled(w, moment.hessian, kept)))
+        kept = columns_of(seen(student, name), edit.kept[name][reads_along(student, name)])
+        return edit.slice(name, refilled(student, name, moment.hessian, kept))
 
 
 def allocate(given: Tradeoff, share: float, step: int = 1, least: int = 1) -> list[int]:
